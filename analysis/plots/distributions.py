@@ -1,0 +1,131 @@
+"""Cumulative distributions of a latency, by policy."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..catalog import LATENCIES, SLO_OF, shown_in
+from ..load import Variant
+from ..stats import ecdf
+from . import style
+from .style import Look, Plot
+
+READ = {
+    "ttft": "How long a user waits for the first token, queueing included.",
+    "tpot": "The average pace of each request after its first token; requests of one token have none.",
+    "itl": "Every pause between two tokens of a request: the tail shows stalls that averages hide.",
+    "e2el": "From arrival to the last token.",
+}
+LOG_FROM = 10.0
+"""A logarithmic axis where the largest value is this many times the smallest that matters (the first percentile)."""
+
+
+def latency_cdf(variants: Sequence[Variant], name: str) -> Plot:
+    """CDF of `ttft`, `tpot`, `itl` or `e2el`: one panel, or one a rate, or one a policy where there are too many."""
+    short, long = LATENCIES[name]
+    several = len(_panels(variants)) > 1
+    what = "tokens" if name == "itl" else "requests"
+    caption = f"{READ[name]} A point says which share of {what} was at most that slow; further left is better."
+    if len(_lines(variants)) > style.MOST_LINES and several:
+        caption += " Each panel picks out one policy; the others are grey."
+    png = style.rendered(_draw, variants, name, f"{long} ({short})")
+    return Plot(f"cdf_{name}", f"{long} ({short}), cumulative distribution by policy", caption, png, wide=several)
+
+
+def _lines(variants: Sequence[Variant]) -> list[str]:
+    return list(dict.fromkeys(variant.label for variant in variants))
+
+
+def _panels(variants: Sequence[Variant]) -> list[tuple[str, list[Variant]]]:
+    """(title, the variants that stand out in it)."""
+    rates, policies = style.rates_of(variants), _lines(variants)
+    if len(rates) == 1 and len(policies) > style.MOST_LINES:
+        return [(label, [variant for variant in variants if variant.label == label]) for label in policies]
+    if len(rates) == 1 or len(policies) == 1:
+        return [("", list(variants))]
+    return [(style.rate_name(rate), [v for v in variants if v.rate_per_s == rate]) for rate in rates]
+
+
+def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
+    panels, look = _panels(variants), style.looks(variants)
+    picked_out = len(panels) > 1 and len(style.rates_of(variants)) == 1
+    by_rate = len(look) == 1 and len(variants) > 1
+    curves = {variant: ecdf(*variant.latencies(name)) for variant in variants}
+    seen = np.concatenate([values for values, _ in curves.values()])
+    unit, factor = shown_in("ms", [float(np.percentile(values, 99)) for values, _ in curves.values() if len(values)])
+    shade = dict(zip(variants, style.shades(len(variants)), strict=True))
+    if by_rate:
+        handles = [Look(shade[v], "-", "o").line(label=style.rate_name(v.rate_per_s)) for v in variants]
+    else:
+        there = {variant.label for variant, (values, _) in curves.items() if len(values)}
+        handles = [one.line(label=label + ("" if label in there else " (no data)")) for label, one in look.items()]
+    columns = 1 if len(panels) == 1 else 4 if len(panels) > 6 or len(panels) == 4 else min(3, len(panels))
+    figure, every = style.frame(
+        title,
+        len(panels),
+        columns=columns,
+        panel_height=2.2 if picked_out else 2.9 if len(panels) == 1 else 2.6,
+        handles=() if picked_out else handles,
+        note=style.note_of(variants),
+        sharex=True,
+        sharey=True,
+    )
+    for axes, (heading, mine) in zip(every, panels, strict=True):
+        for variant, (values, share) in curves.items():
+            if variant in mine:
+                color = shade[variant] if by_rate else look[variant.label].color
+                dash = "-" if picked_out or by_rate else look[variant.label].dash
+                _curve(axes, values * factor, share, color=color, linestyle=dash, zorder=3)
+            elif picked_out:
+                _curve(axes, values * factor, share, color="#c3cad3", linewidth=0.9, zorder=2)
+        if heading:
+            style.panel_title(axes, heading, look[heading].color if picked_out else style.INK)
+        if not any(len(curves[variant][0]) for variant in mine):
+            axes.text(0.5, 0.45, "no data", transform=axes.transAxes, ha="center", color=style.MUTED, style="italic")
+    _dress(every, columns, seen * factor, f"{LATENCIES[name][0]} ({unit})", name)
+    _slo(every, variants, name, factor, len(seen) > 0)
+    return figure
+
+
+def _curve(axes: Axes, values: np.ndarray, share: np.ndarray, **options: object) -> None:
+    if len(values):
+        axes.step(np.append(values[0], values), np.append(0.0, share), where="post", **options)
+
+
+def _dress(every: Sequence[Axes], columns: int, seen: np.ndarray, label: str, name: str) -> None:
+    positive = seen[seen > 0]
+    wide = len(positive) == len(seen) > 0 and seen.max() / np.percentile(seen, 1) > LOG_FROM
+    for i, axes in enumerate(every):
+        axes.set_ylim(-0.02, 1.03)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
+        style.percent(axes)
+        if not wide and len(seen):
+            axes.set_xlim(0, float(seen.max()) * 1.03)
+        if len(seen):
+            style.scale(axes, "x", wide)
+        else:
+            axes.set_xticks([])
+        axes.axhline(0.99, color="#aab3bf", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        axes.text(0.008, 0.955, "p99", transform=axes.transAxes, va="top", size=7.5, color=style.MUTED)
+        if i % columns == 0:
+            axes.set_ylabel("share of tokens" if name == "itl" else "share of requests")
+        if i + columns >= len(every):
+            axes.set_xlabel(label)
+            axes.tick_params(labelbottom=True)
+
+
+def _slo(every: Sequence[Axes], variants: Sequence[Variant], name: str, factor: float, there: bool) -> None:
+    """The limit that all variants share, as a line; left out where it lies outside what is seen."""
+    limits = {(variant.first.scenario.get("slo") or {}).get(SLO_OF.get(name, "")) for variant in variants}
+    limit = limits.pop() if len(limits) == 1 else None
+    if limit is None or not there:
+        return
+    for axes in every:
+        low, high = axes.get_xlim()
+        if low < limit * factor < high:
+            axes.axvline(limit * factor, color=style.INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
+            at = (limit * factor, 0.02)
+            text = axes.annotate("SLO", at, (3, 0), textcoords="offset points", size=7.5, color=style.INK)
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})

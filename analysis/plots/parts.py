@@ -1,0 +1,77 @@
+"""Where the time of a request went: stacked bars of its parts, by policy."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from ..catalog import PARTS, text_of
+from ..load import Variant
+from . import style
+from .style import Plot
+
+SHADES = {
+    "queue": "#d9dee5",
+    "prefill": "#93a5bb",
+    "decode": "#3d5a7d",
+    "preempted": "#b3446c",
+    "transfer": "#d8b365",
+    "retry": "#5ab4ac",
+}
+"""Greys and slates, which no policy has; the parts that ought to be small stand out."""
+CAPTION = (
+    "Mean over finished requests; the parts add up to the mean end-to-end latency, written at the end of each bar. "
+    "A long grey part is waiting for a place, a red one time lost to preemption."
+)
+
+
+def where_time_went(variants: Sequence[Variant]) -> Plot:
+    """One bar a policy, one panel a rate."""
+    wide = len(style.rates_of(variants)) > 1
+    title = "Where the time of a request went"
+    return Plot("where_time_went", title, CAPTION, style.rendered(_draw, variants, title), wide)
+
+
+def _draw(variants: Sequence[Variant], title: str) -> Figure:
+    rates, look = style.rates_of(variants), style.looks(variants)
+    spent = {variant: variant.first.parts_s() for variant in variants}
+    shown = [p for i, p in enumerate(PARTS) if i < 3 or any((parts[p] or 0.0) > 0 for parts in spent.values())]
+    handles = [Patch(color=SHADES[part], label=PARTS[part]) for part in shown]
+    columns = min(4, len(rates)) if len(rates) != 3 else 3
+    height = 0.95 + 0.36 * max(2, len(look))
+    note = style.note_of(variants)
+    figure, every = style.frame(title, len(rates), columns=columns, panel_height=height, handles=handles, note=note)
+    for i, (axes, rate) in enumerate(zip(every, rates, strict=True)):
+        mine = [variant for variant in variants if variant.rate_per_s == rate]
+        _bars(axes, mine, spent, shown)
+        style.name_policies(axes, mine, look)
+        if len(rates) > 1:
+            style.panel_title(axes, style.rate_name(rate))
+        if i + columns >= len(rates):
+            axes.set_xlabel("mean time of a request (s)")
+    return figure
+
+
+def _bars(
+    axes: Axes, mine: Sequence[Variant], spent: dict[Variant, dict[str, float | None]], shown: Sequence[str]
+) -> None:
+    axes.grid(axis="y", visible=False)
+    axes.set_ylim(len(mine) - 0.4, -0.6)
+    totals = [sum(value or 0.0 for value in spent[variant].values()) for variant in mine]
+    longest = max(totals, default=0.0)
+    for place, (variant, total) in enumerate(zip(mine, totals, strict=True)):
+        if spent[variant]["queue"] is None:
+            axes.text(0.012, place, "no data", transform=axes.get_yaxis_transform(), va="center", color=style.MUTED)
+            continue
+        left = 0.0
+        for part in shown:
+            width = spent[variant][part] or 0.0
+            axes.barh(place, width, left=left, height=0.62, color=SHADES[part], linewidth=0)
+            left += width
+        axes.annotate(f"{text_of(total)} s", (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
+    if longest:
+        axes.set_xlim(0, longest * 1.2)
+        style.scale(axes, "x", False)
+    else:
+        axes.set_xticks([])

@@ -1,0 +1,113 @@
+"""What only several values together can tell: checks across a scenario, and values that follow from others.
+
+Complaints carry long paths; the scenario knows how to name the user's own.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from . import memory, registry
+from .errors import Complaint
+
+if TYPE_CHECKING:
+    from .scenario import Pool, RequestClass, Scenario
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A pool's policy object and memory, as checked."""
+
+    policy: Any
+    sizes: memory.KVSizes
+
+
+def check(scenario: "Scenario") -> dict[str, Checked]:
+    """Complains about the first thing in which two values contradict each other; the sizes of each pool otherwise."""
+    _check_workload(scenario)
+    for path, kind, component in (
+        (("workload", "arrivals"), "arrivals", scenario.workload.arrivals),
+        (("cost",), "cost", scenario.cost),
+        (("cluster", "router"), "router", scenario.cluster.router),
+    ):
+        built = registry.build(kind, component)
+        if hasattr(built, "verify"):
+            try:
+                built.verify(scenario.resolve)
+            except Complaint as complaint:
+                raise complaint.under(*path) from None
+    return {label: check_pool(pool, "cluster", "pools", label) for label, pool in scenario.cluster.pools.items()}
+
+
+def check_pool(pool: "Pool", *path: str) -> Checked:
+    """A pool's sharding, dtypes, policy and memory."""
+    engine, gpu = pool.engine, pool.gpu
+    tp = engine.tensor_parallel_size
+    if refused := pool.model.check_sharding(tp):
+        raise Complaint(refused, *path, "engine", "tensor_parallel_size")
+    if tp > 1 and gpu.link_gb_per_s is None:
+        raise Complaint(f"missing; {tp} GPUs of {gpu.name} need a link", *path, "gpu", "link_gb_per_s")
+    if engine.weight_dtype == "fp8" and gpu.fp8_tflops is None:
+        what = f"fp8 weights, but {gpu.name} has no fp8 arithmetic; accepted: bf16, or a GPU mapping with fp8_tflops"
+        raise Complaint(what, *path, "engine", "weight_dtype")
+    policy = registry.build("policy", pool.policy)
+    try:
+        sizes = memory.kv_cache(pool, policy)
+    except Complaint as complaint:
+        raise complaint.under(*path) from None
+    refused = policy.check(engine, sizes.max_model_len) if hasattr(policy, "check") else None
+    if refused:
+        raise Complaint(refused, *path, "policy")
+    return Checked(policy, sizes)
+
+
+def with_gpu_defaults(scenario: "Scenario") -> "Scenario":
+    """The scenario with each pool's policy complete: what it leaves open is what its engine chooses on that GPU."""
+    pools = {
+        label: pool.model_copy(update={"policy": _complete(pool)}) for label, pool in scenario.cluster.pools.items()
+    }
+    return scenario.model_copy(update={"cluster": scenario.cluster.model_copy(update={"pools": pools})})
+
+
+def _complete(pool: "Pool") -> registry.Component:
+    defaults_for = getattr(registry.get("policy", pool.policy.name), "defaults_for", None)
+    chosen: dict[str, Any] = defaults_for(pool.gpu) if defaults_for else {}
+    missing = {key: value for key, value in chosen.items() if pool.policy.params.get(key) is None}
+    return pool.policy.having(**missing) if missing else pool.policy
+
+
+def at_rate(scenario: "Scenario", rate_per_s: float) -> registry.Component:
+    """The arrivals of a scenario at another mean rate, requests/s."""
+    arrivals = scenario.workload.arrivals
+    if "rate_per_s" in arrivals.params:
+        return registry.parse("arrivals", {**arrivals.plain(), "rate_per_s": rate_per_s})
+    built = registry.build("arrivals", arrivals)
+    if not hasattr(built, "mean_rate"):
+        raise Complaint(
+            f"{arrivals.name} arrivals have no rate, so they cannot be run at {rate_per_s:g} requests/s", "name"
+        )
+    whole = built.mean_rate(scenario.workload.num_requests, scenario.resolve)
+    return registry.parse("arrivals", {**arrivals.plain(), "rate_scale": rate_per_s / whole})
+
+
+def _check_workload(scenario: "Scenario") -> None:
+    workload = scenario.workload
+    traced = workload.arrivals.name == "trace"
+    if not traced and workload.num_requests is None and workload.duration_s is None:
+        raise Complaint("missing; a workload has num_requests or duration_s, or both", "workload", "num_requests")
+    if workload.duration_s is not None and scenario.warmup_s >= workload.duration_s:
+        raise Complaint(
+            f"must be less than workload.duration_s, {workload.duration_s:g}, got {scenario.warmup_s:g}", "warmup_s"
+        )
+    if workload.arrivals.params.get("rescale") and workload.num_requests is None:
+        raise Complaint("missing; rescaled arrivals need their number", "workload", "num_requests")
+    for label, kind in workload.classes.items():
+        _check_class(kind, traced, "workload", "classes", label)
+
+
+def _check_class(kind: "RequestClass", traced: bool, *path: str) -> None:
+    for key in ("prompt_tokens", "output_tokens"):
+        given = getattr(kind, key) is not None
+        if traced and given:
+            raise Complaint("lengths come from the trace; leave it out", *path, key)
+        if not traced and not given:
+            raise Complaint("missing; a number of tokens or a length distribution", *path, key)

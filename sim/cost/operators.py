@@ -1,0 +1,169 @@
+"""FLOPs and bytes of one step, operator by operator, on one GPU of a tensor-parallel group.
+
+Counted as the usual accounting does (letters as in `models`): a matrix product of m rows costs 2mkn FLOPs, reads its
+weights and its rows once and writes its results once. Attention has FlashAttention's traffic: no S x S matrix in
+memory; queries in and outputs out once; keys and values once, however many query heads share them. Its FLOPs belong to
+query heads: 4 H per head and pair (query, visible key), of which a causal prompt of S tokens has S(S+1)/2.
+
+Rows are the tokens of a step. Activations are bf16; where arithmetic is fp8, the operator before a product writes the
+product's input as fp8. Embedding table and head stay bf16 in fp8 checkpoints. Left out: norm weights, biases, rotary
+tables, sampling, the all-reduce behind a sharded embedding and the gather of sharded logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from ..memory import kv_dtype_bytes
+from ..models import BYTES, Model
+
+if TYPE_CHECKING:
+    from ..gpus import GPU
+    from ..scenario import Engine
+
+Kind = Literal["gemm", "attention_prefill", "attention_decode", "elementwise", "all_reduce", "logits"]
+Prompts = Sequence[tuple[int, int]]  # (new, past) of each prompt chunk, tokens
+BF16 = BYTES["bf16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator of a step on one GPU. Counts are those of one launch; a step launches it `count` times."""
+
+    name: str
+    kind: Kind  # the operators that a calibration treats alike
+    flops: int
+    bytes: int  # to and from the GPU's memory
+    comm_bytes: float = 0.0  # sent by this GPU over its link
+    count: int = 1
+    dtype: Literal["bf16", "fp8"] = "bf16"  # of the arithmetic: which peak holds
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs per byte of memory traffic."""
+        return self.flops / self.bytes if self.bytes else 0.0
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """What of a step's batch decides its price."""
+
+    n: int  # decoding rows, padding included
+    context: int  # tokens that they read, the new ones included, summed
+    prompts: tuple[tuple[int, int], ...] = ()  # (new, past) of each prompt chunk
+    emitted: int | None = None  # rows for which logits are computed; None: the decoding rows
+
+    @property
+    def rows(self) -> int:
+        return self.n + sum(new for new, _ in self.prompts)
+
+
+def gemm(m: int, k: int, n: int, weight: int = BF16, row_in: int = BF16, row_out: int = BF16) -> tuple[int, int]:
+    """FLOPs and bytes of (m x k) times (k x n); widths of weights and of the rows in and out, bytes per number."""
+    return 2 * m * k * n, k * n * weight + m * k * row_in + m * n * row_out
+
+
+def causal_pairs(new: int, past: int) -> int:
+    """Pairs (query, visible key) of `new` tokens behind `past` others: each sees all before it, and itself."""
+    return new * past + new * (new + 1) // 2
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What one GPU holds of a model; widths in numbers, sizes in bytes per number."""
+
+    layers: int
+    hidden: int
+    queries: int  # width of all query heads here
+    kv: int  # width of all key heads here: at least one head, which GPUs beyond the number of heads hold too
+    ffn: int
+    vocab: int
+    tp: int
+    weight: int
+    row_in: int  # the input of a matrix product
+    cache: int  # keys and values
+    dtype: Literal["bf16", "fp8"]  # of the arithmetic of weights
+
+    @classmethod
+    def of(cls, model: Model, gpu: "GPU", engine: "Engine") -> "Shard":
+        """The share of each of the engine's GPUs. ValueError if its tensor parallelism does not divide the model."""
+        tp = engine.tensor_parallel_size
+        if refused := model.check_sharding(tp):
+            raise ValueError(refused)
+        fp8 = engine.weight_dtype == "fp8" and gpu.fp8_tflops is not None  # without: fp8 weights, bf16 arithmetic
+        return cls(
+            layers=model.num_hidden_layers,
+            hidden=model.hidden_size,
+            queries=model.num_attention_heads // tp * model.head_dim,
+            kv=model.kv_heads(tp) * model.head_dim,
+            ffn=model.intermediate_size // tp,
+            vocab=-(-model.vocab_size // tp),  # the last GPU's columns are padding where it does not divide
+            tp=tp,
+            weight=BYTES[engine.weight_dtype],
+            row_in=BYTES["fp8"] if fp8 else BF16,
+            cache=kv_dtype_bytes(engine),
+            dtype="fp8" if fp8 else "bf16",
+        )
+
+    def row_operators(self, m: int) -> list[Operator]:
+        """Those whose counts depend on the number of rows alone, each of them linear in it."""
+        h, wide = self.hidden, self.row_in
+        operators = [
+            # one row of the table per token is read, never the table
+            Operator("embedding", "elementwise", 0, m * h * 2 * BF16),
+            # with the residual: sum in, branch in; sum out, normed out (two a layer, one before the head)
+            Operator("norms", "elementwise", 0, m * h * (3 * BF16 + wide), count=2 * self.layers + 1),
+            self._product("qkv", m, h, self.queries + 2 * self.kv),
+            # queries and keys turned; keys and values into the cache
+            Operator(
+                "rope",
+                "elementwise",
+                0,
+                m * (2 * BF16 * (self.queries + self.kv) + 2 * self.kv * self.cache),
+                count=self.layers,
+            ),
+            self._product("out_proj", m, self.queries, h),
+            self._product("gate_up", m, h, 2 * self.ffn),
+            Operator("activation", "elementwise", 0, m * self.ffn * (2 * BF16 + wide), count=self.layers),
+            self._product("down", m, self.ffn, h),
+        ]
+        if self.tp > 1:  # ring: behind out_proj and behind down, each GPU sends (and receives) this much
+            sent = 2 * (self.tp - 1) * m * h * BF16 / self.tp
+            operators.append(Operator("all_reduce", "all_reduce", 0, 0, comm_bytes=sent, count=2 * self.layers))
+        return operators
+
+    def logits(self, rows: int) -> Operator:
+        """The head, read whole (tied to the input table or not), for the rows that emit."""
+        return Operator("logits", "logits", *gemm(rows, self.hidden, self.vocab))
+
+    def attention(
+        self, name: Literal["attention_prefill", "attention_decode"], queries: int, keys: int, pairs: int
+    ) -> Operator:
+        """Attention of `queries` rows over `pairs` (query, visible key), for which `keys` tokens are read."""
+        moved = 2 * queries * self.queries * BF16 + 2 * keys * self.kv * self.cache
+        return Operator(name, name, 4 * pairs * self.queries, moved, count=self.layers)
+
+    def decode_attention(self, n: int, context: int) -> Operator:
+        return self.attention("attention_decode", n, context, context)
+
+    def prefill_attention(self, prompts: Prompts) -> Operator:
+        """One launch for all prompt chunks of a step."""
+        queries = sum(new for new, _ in prompts)
+        pairs = sum(causal_pairs(new, past) for new, past in prompts)
+        return self.attention("attention_prefill", queries, queries + sum(past for _, past in prompts), pairs)
+
+    def _product(self, name: str, m: int, k: int, n: int) -> Operator:
+        return Operator(name, "gemm", *gemm(m, k, n, self.weight, self.row_in), count=self.layers, dtype=self.dtype)
+
+
+def operators(model: Model, gpu: "GPU", engine: "Engine", batch: BatchShape) -> list[Operator]:
+    """All operators that a step launches, per GPU: prefill, decode and logits only where they have work."""
+    shard = Shard.of(model, gpu, engine)
+    found = shard.row_operators(batch.rows)
+    if batch.prompts:
+        found.append(shard.prefill_attention(batch.prompts))
+    if batch.n:
+        found.append(shard.decode_attention(batch.n, batch.context))
+    if emitted := batch.n if batch.emitted is None else batch.emitted:
+        found.append(shard.logits(emitted))
+    return found

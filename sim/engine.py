@@ -1,0 +1,297 @@
+"""The engine of one replica: it asks its policy, prices, waits and commits. The only part that knows the clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .batch import Plan
+from .environment import STEP_END, Environment
+from .lane import Lane
+from .request import DECODING, FAILED, FINISHED, Sequence
+from .watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .cost import StepCost
+    from .kv import BlockPool
+    from .policies.base import Policy
+    from .records import StepLog
+
+
+class Engine:
+    """One lane of one replica. Steps are decided at D(i) = max(time of the plan, E(i - depth)), and end at E(i).
+
+    Runs of like steps are stretches: decided and priced at once, cut where an arrival asks for a new decision, settled
+    when the clock has passed them. With `fast_forward` off every stretch is one step long, with the same result.
+
+    `on_left` is told of each sequence whose last token is decided, with the time at which that token will exist (now
+    or later); `on_done` of each whose last token is processed, or that has failed.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        number: int,
+        policy: Policy,
+        kv: BlockPool,
+        cost: StepCost,
+        log: StepLog,
+        max_model_len: int,
+        fast_forward: bool = True,
+        on_done: Callable[[Sequence], None] = lambda seq: None,
+        on_left: Callable[[Sequence, float], None] | None = None,
+    ) -> None:
+        self.env, self.number, self.policy, self.cost, self.log = env, number, policy, cost, log
+        self.depth = 2 if getattr(policy, "async_scheduling", False) else 1  # batches decided and not yet processed
+        self.lane = Lane(policy.queue(), kv, self.depth - 1, max_model_len)
+        log.depth, log.ends = self.depth, self.lane.ends
+        self.fast_forward = fast_forward
+        self.on_done, self.on_left = on_done, on_left
+        self.delivers_whole = getattr(policy, "delivers_whole", False)
+        self.watchdog = Watchdog()
+        self.stalled = False
+        self.decisions = 0
+        self._inbox: deque[Sequence] = deque()  # arrived, not yet seen by a decision
+        self._stretch: tuple[int, int] | None = None  # (first step, steps), decided and not yet settled
+        self._decided = (0.0, 0, 0, 0, 0)  # of the stretch: when, tick, contexts, blocks in use, who waits
+        self._held: list[Sequence] = []  # ended, delivered when the batch has ended
+        self._now_s = 0.0
+        self._idle = True
+        self._wake_up = 0  # serial number of the wake-up that counts
+
+    def submit(self, seq: Sequence) -> None:
+        """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
+        self._inbox.append(seq)
+        if self._idle:
+            self._wake_at(seq.reach_s)
+        elif self._stretch:
+            self._cut(seq.reach_s)
+
+    def stop(self, end_s: float) -> None:
+        """The clock stops: what ends by `end_s` has ended, the rest stays unfinished."""
+        lane = self.lane
+        within = bisect_right(lane.ends, end_s)
+        if self._stretch:
+            first, steps = self._stretch
+            keep = min(max(within - first, 1), steps)
+            del lane.ends[first + keep :]
+            self._stretch = first, keep
+            self._settle()
+        while lane.processed < min(within, lane.step):
+            lane.process()
+        self._collect()
+        self._wake_up += 1
+        self.log.stop(within)
+        for seq in self.unfinished():
+            self._truncate(seq, within)
+            if seq.first_step is not None and seq.first_scheduled_s >= end_s:
+                seq.first_step = None
+
+    def unfinished(self) -> list[Sequence]:
+        """All that has come here and not ended."""
+        return [*self._held, *self.lane.stuck(), *self._inbox]
+
+    # -- the loop
+
+    def _wake_at(self, time_s: float) -> None:
+        self._wake_up += 1
+        self.env.at(time_s, self._wake, self._wake_up, STEP_END + self.number)
+
+    def _wake(self, event: Any) -> None:
+        if event._value != self._wake_up:
+            return
+        self._idle = False
+        lane, inbox = self.lane, self._inbox
+        ends = lane.ends
+        if self._stretch:
+            self._settle()
+        if lane.step > lane.processed:
+            end_s = ends[lane.processed]
+            if end_s > self._now_s:
+                self._now_s = end_s
+            lane.process()
+        else:
+            self._now_s = self.env._now
+        if lane.left or lane.done:
+            self._collect()
+        while True:
+            while inbox and inbox[0].reach_s <= self._now_s:
+                lane.waiting.push(inbox.popleft())
+            if (lane.waiting or lane.running) and self._decide():
+                if self._stretch:
+                    first, steps = self._stretch
+                    return self._wake_at(ends[first + steps - self.depth])
+                if lane.step - lane.processed < self.depth:
+                    continue
+            elif self.stalled:
+                return
+            elif lane.step == lane.processed:
+                self._idle = True
+                if inbox:  # caused by a step's end, and seen an instant later
+                    self._wake_at(inbox[0].reach_s)
+                elif lane.waiting and lane.plan.wake_at_s is not None:
+                    self._wake_at(lane.plan.wake_at_s)
+                return
+            return self._wake_at(ends[lane.processed])
+
+    def _decide(self) -> bool:
+        """One decision: a step, or a stretch of like steps. False if there is nothing to compute."""
+        lane = self.lane
+        ends, step, decodes = lane.ends, lane.step, lane.decodes
+        self.decisions += 1
+        now_s = lane.now_s = self._now_s
+        start_s = now_s
+        if ends and ends[-1] > now_s:
+            start_s = ends[-1]
+        lane.start_s = start_s
+        plan = lane.plan = Plan()
+        self.policy.decide(lane, now_s)
+        if lane.gone:
+            lane.gone.clear()
+        entries, preempted = plan.entries, plan.preempted
+        n = len(decodes.members)
+        if not entries and not preempted:
+            if not plan.all_decode:
+                return False
+            steps = self._horizon(plan)
+            context = decodes.context + n
+            self.cost.stretch(steps, n + plan.padding, context, start_s, ends)
+            used = lane.kv.total - lane.kv.free
+            self._decided = now_s, decodes.tick, context, used, len(lane.waiting)
+            if self.log.content is not None:
+                self.log.note(lane, plan, step, start_s, now_s)
+            self._stretch = step, steps
+            if steps == 1:
+                self._settle()
+            return True
+        if preempted and self.watchdog.sees_livelock(lane):
+            self._fail("livelock: sequences preempt each other for ever and no token comes; the KV cache is too small")
+            return False
+        prompts, new_tokens, whole = [], 0, 0
+        if plan.all_decode:
+            context = decodes.context + n
+        else:
+            n = context = 0
+        for seq, new in entries.items():
+            if seq.state == DECODING:
+                n += 1
+                context += decodes.tick - seq.born + 1
+            else:
+                prompts.append((plan.padded_prompt or new, seq.computed))
+                new_tokens += new
+                context += seq.computed + new
+                whole += seq.computed + new >= seq.known
+        if n or prompts:
+            decode_context = context - new_tokens - sum([past for _, past in prompts])
+            emitting = n + plan.padding + whole
+            ends.append(start_s + self.cost.step(n + plan.padding, decode_context, prompts, emitting))
+        else:
+            ends.append(start_s)
+        if self.log.content is not None:
+            self.log.note(lane, plan, step, start_s, now_s)
+        tick = decodes.tick if n else -1
+        used = lane.kv.total - lane.kv.free
+        waiting = len(lane.waiting)
+        whole = lane.commit()
+        self.log.add(
+            step, 1, tick, now_s, n + len(prompts), n + whole, new_tokens, n, context, used, 0, waiting,
+            len(preempted), lane.overrun,
+        )  # fmt: skip
+        if lane.left:
+            self._collect()
+        return True
+
+    # -- stretches
+
+    def _horizon(self, plan: Plan) -> int:
+        """Steps for which the decision to let all decode may stand.
+
+        That is until one ends, blocks run out, or a release may let in somebody who waits.
+        """
+        lane = self.lane
+        if not self.fast_forward or lane.waiting and lane.releases_due():
+            return 1
+        most = min(lane.decodes.ticks_left(), plan.repeat)
+        if most <= 1:
+            return 1
+        return 1 + lane.decodes.ticks_within(1, int(most) - 1, lane.kv.free)
+
+    def _cut(self, time_s: float) -> None:
+        """Something came at `time_s`: the steps decided before it stand, the rest is decided anew."""
+        assert self._stretch
+        (first, steps), ends, depth = self._stretch, self.lane.ends, self.depth
+        cut = bisect_left(ends, time_s, max(first + 1 - depth, 0), max(first + steps - depth, 0)) + depth
+        if cut >= first + steps:
+            return
+        cut = max(cut, first + 1)
+        self.cost.give_back(first + steps - cut)
+        del ends[cut:]
+        self._stretch = first, cut - first
+        self._wake_at(ends[cut - depth])
+
+    def _settle(self) -> None:
+        """The stretch has been decided to its end: its steps are applied and recorded."""
+        assert self._stretch
+        first, steps = self._stretch
+        self._stretch = None
+        lane, log = self.lane, self.log
+        now_s, tick, context, used, waiting = self._decided
+        n = len(lane.decodes.members)
+        if steps > 1:
+            log.grow(lane.decodes.growth(steps - 1, 1))
+        released = lane.settle(first, steps)
+        log.add(first, steps, tick, now_s, n, n, 0, n, context, used, released, waiting, 0, lane.overrun)
+        if lane.left:
+            self._collect()
+
+    # -- who ends
+
+    def _collect(self) -> None:
+        """Pass on who has ended since the last time."""
+        lane = self.lane
+        left, done = lane.left, lane.done
+        if left:
+            lane.left = []
+        if done:
+            lane.done = []
+        if self.delivers_whole:
+            self._held += done
+            if lane.running:
+                return
+            left, done, self._held = self._held, self._held, []
+            for seq in done:
+                seq.delivered_step = lane.step - 1
+        if self.on_left is not None:
+            for seq in left:
+                step = seq.last_step if seq.delivered_step is None else seq.delivered_step
+                assert step is not None
+                self.on_left(seq, lane.ends[step])
+        for seq in done:
+            seq.status = FINISHED
+            self.on_done(seq)
+
+    def _fail(self, reason: str) -> None:
+        """No progress is possible: all that is here fails, and the engine stands still."""
+        self.stalled = True
+        self.log.stop(self.lane.step)
+        for seq in self.unfinished():
+            self._truncate(seq, self.lane.step)
+            seq.status, seq.reason = FAILED, reason
+            self.on_done(seq)
+        self.env.halt()
+
+    def _truncate(self, seq: Sequence, steps: int) -> None:
+        """The spans of one that has not ended hold what the first `steps` steps gave."""
+        spans = seq.spans
+        if seq.state == DECODING:
+            spans[-1] = self.lane.decodes.tick
+        for i in range(len(spans) - 3, -1, -3):
+            spans[i + 2] = min(spans[i + 2], self.log.ticks)
+            started = spans[i] is None or spans[i] < steps
+            if not started or spans[i] is None and spans[i + 2] <= spans[i + 1]:
+                del spans[i : i + 3]
+            else:
+                spans[i + 1] = min(spans[i + 1], spans[i + 2])

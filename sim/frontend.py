@@ -1,0 +1,147 @@
+"""What stands between clients and engines: it takes requests from the source, refuses, delays and dispatches them, and
+tells the source and the records how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from math import inf, nextafter
+from typing import TYPE_CHECKING, Any
+
+from .environment import DELIVERY, Environment
+from .request import FINISHED, REJECTED, Request, Sequence
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .records import RequestLog
+    from .routers.base import Router
+    from .workload.source import Source
+
+Progress = Callable[[float, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engines of a pool can hold, in tokens; `kv_tokens` is inf where nobody is to be refused for it."""
+
+    max_model_len: int
+    kv_tokens: float
+
+    def sequence(self, request: Request, reach_s: float) -> Sequence | str:
+        """The request as an engine runs it, or why it is refused: it could never run.
+
+        Outputs are cut where the engine's memory ends, as vLLM cuts them at max_model_len.
+        """
+        prompt = request.prompt_tokens
+        if prompt <= 0:
+            return "the prompt is empty"
+        if prompt >= self.max_model_len:
+            return f"the prompt of {prompt} tokens leaves no room for output within max_model_len {self.max_model_len}"
+        if prompt > self.kv_tokens:
+            return f"the prompt of {prompt} tokens can never fit the KV cache of {self.kv_tokens} tokens"
+        limit = self.max_model_len - prompt
+        if self.kv_tokens - prompt + 1 < limit:  # the last token is never computed
+            limit = int(self.kv_tokens) - prompt + 1
+        if request.max_tokens is not None and request.max_tokens < limit:
+            limit = request.max_tokens
+        output = request.output_tokens
+        return Sequence(request, reach_s, output if output < limit else limit, limit, output < limit)
+
+
+class FrontEnd:
+    """One for a run. Draws requests from the source one ahead where it cannot react, all that are known where it can."""
+
+    def __init__(
+        self,
+        env: Environment,
+        source: Source,
+        router: Router,
+        engines: list[Engine],
+        limits: Limits,
+        log: RequestLog,
+        front_end_s: float,
+        end_s: float,
+        progress: Progress | None,
+    ) -> None:
+        self.env, self.source, self.router, self.engines, self.limits, self.log = (
+            env, source, router, engines, limits, log,
+        )  # fmt: skip
+        self.front_end_s, self.end_s, self.progress = front_end_s, end_s, progress
+        self.arrived = 0
+        self.under_way: dict[int, Sequence] = {}  # by index: dispatched, and not yet at their engine
+        self._ends: list[tuple[float, int]] = []  # heap: step ends that finish a request, for a router that tracks them
+        for engine in engines:
+            engine.on_done = self._closed
+            if router.tracks or source.reacts:
+                engine.on_left = self._left
+            router.join(engine.number)
+        self._pull()
+
+    def _pull(self, caused: bool = False) -> None:
+        while (request := self.source.next()) is not None:
+            if request.arrival_s >= self.end_s:
+                return
+            self.env.at(request.arrival_s, self._caused if caused else self._arrive, request)
+            if not self.source.reacts:
+                return
+
+    def _arrive(self, event: Any) -> None:
+        request: Request = event._value
+        if not self.source.reacts:
+            self._pull()
+        self._submit(request, request.arrival_s + self.front_end_s)
+
+    def _caused(self, event: Any) -> None:
+        """A step's end brought it about, so the decision at that very instant cannot see it yet."""
+        request: Request = event._value
+        self._submit(request, nextafter(request.arrival_s + self.front_end_s, inf))
+
+    def _submit(self, request: Request, reach_s: float) -> None:
+        self.arrived += 1
+        seq = self.limits.sequence(request, reach_s)
+        if isinstance(seq, str):
+            self._reject(request, seq)
+            return
+        router = self.router
+        if router.tracks:
+            ends, now_s = self._ends, self.env._now
+            while ends and ends[0][0] < now_s:
+                router.finished(heappop(ends)[1])
+        seq.engine = number = router.choose(request)
+        engine = self.engines[number]
+        if self.front_end_s:
+            self.under_way[request.index] = seq
+            self.env.at(reach_s, self._reach, seq)
+        else:
+            engine.submit(seq)
+
+    def _reach(self, event: Any) -> None:
+        seq: Sequence = event._value
+        del self.under_way[seq.request.index]
+        self.engines[seq.engine].submit(seq)
+
+    def _reject(self, request: Request, reason: str) -> None:
+        seq = Sequence(request, request.arrival_s, 0, 0, False)
+        seq.status, seq.reason = REJECTED, reason
+        self._closed(seq)
+        if self.source.reacts:
+            self.env.at(self.env.now, self._delivered, (request, REJECTED), DELIVERY)
+
+    def _left(self, seq: Sequence, end_s: float) -> None:
+        if self.router.tracks:
+            heappush(self._ends, (end_s, seq.engine))
+        if self.source.reacts:
+            time_s = end_s + self.log.response_s
+            self.env.at(time_s, self._delivered, (seq.request, FINISHED), DELIVERY + 1 + seq.engine)
+
+    def _delivered(self, event: Any) -> None:
+        request, status = event._value
+        self.source.done(request, self.env.now, status)
+        self._pull(caused=True)
+
+    def _closed(self, seq: Sequence) -> None:
+        log = self.log
+        log.close(seq)
+        if self.progress is not None and not log.closed & 511:
+            self.progress(self.env.now, log.closed, self.source.total)

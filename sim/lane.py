@@ -1,0 +1,151 @@
+"""A lane is a batch and its step clock: what an engine does with the decisions that a policy has made."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from .batch import Batch
+from .request import DECODING, DONE, LEAVING, PARTIAL, Sequence
+
+if TYPE_CHECKING:
+    from .batch import WaitingQueue
+    from .kv import BlockPool
+
+
+class Lane(Batch):
+    """`ends[i]` is the end of step i in seconds: the step clock, from which all token times follow."""
+
+    def __init__(self, waiting: WaitingQueue, kv: BlockPool, lag: int, max_model_len: int) -> None:
+        super().__init__(waiting, kv, lag, max_model_len)
+        self.ends = array("d")
+        self.left: list[Sequence] = []  # whose last token is decided, for the engine to collect
+        self.done: list[Sequence] = []  # whose last token is processed, likewise
+        self.overrun = 0  # sequences of the last committed step whose result is thrown away
+
+    def commit(self) -> int:
+        """The decided step is under way: contexts grow, whole prompts join the decoding, those who end leave.
+
+        Returns how many prompts became whole.
+        """
+        plan, step, decodes = self.plan, self.step, self.decodes
+        self.step = step + 1
+        self.overrun = 0
+        if plan.all_decode:
+            decodes.advance(step)
+        elif plan.some_decode:
+            left_out = [seq for seq in decodes.members if seq not in plan.entries]
+            if len(left_out) < len(decodes.members):  # those taken may have been preempted since
+                decodes.advance(step)
+                if left_out:
+                    decodes.pass_over(left_out, step)
+        whole = []
+        for seq, new in plan.entries.items():
+            if seq.state == PARTIAL:
+                seq.computed += new
+                if seq.computed >= seq.known:
+                    whole.append(seq)
+                    self.partial.pop(seq, None)
+                else:
+                    self.partial[seq] = None
+        self._end(step)
+        for seq in whole:
+            seq.joined = step
+            tick = decodes.tick
+            seq.spans += (step, tick, tick)
+            if seq.known + 1 - seq.request.prompt_tokens >= seq.outputs and not (seq.stops and self.lag):
+                self._leave(seq, step)
+            else:
+                decodes.add(seq, self.lag if seq.stops else 0)
+        self.progress += len(whole)
+        self._mark_ends(step)
+        return len(whole)
+
+    def settle(self, first: int, steps: int) -> int:
+        """Steps first ... first + steps - 1, all the same, were decided; the blocks of the first are taken already.
+
+        What was to be processed between the first two is processed between their blocks; the blocks that this gave
+        back are returned.
+        """
+        decodes, kv, last = self.decodes, self.kv, first + steps - 1
+        processed = last - self.lag
+        self.step = last + 1
+        self.overrun = 0
+        free = kv.free
+        while self.processed < min(first, processed) and (self._leaving or self._late):
+            self.process()
+        released = kv.free - free
+        if steps > 1 and (n := decodes.blocks(steps - 1, after=1)):
+            kv.take(n)
+        if processed > self.processed:
+            self.processed = processed
+        decodes.advance(first, steps)
+        self._end(last)
+        self._mark_ends(last)
+        return released
+
+    def process(self) -> None:
+        """The outputs of the oldest step under way become known; those who end give back place and blocks."""
+        step = self.processed
+        self.processed = step + 1
+        done = []
+        if self._late:
+            for seq in self._late.pop(step, ()):
+                seq.known += 1
+                if seq.known - seq.request.prompt_tokens >= seq.outputs:
+                    if seq.last_step is None:
+                        seq.last_step = step
+                        self.left.append(seq)
+                    self.waiting.remove(seq)
+                    done.append(seq)
+        if self._stopping:
+            for seq in self._stopping.pop(step, ()):
+                if seq.state == DECODING:  # the next step did not take it
+                    self.decodes.drop(seq)
+                    self._leave(seq, step)
+        if self._leaving:
+            for seq in self._leaving.pop(step, ()):
+                self.kv.cache(seq, seq.request.prompt_tokens + seq.outputs - 1)
+                self._release(seq)
+                done.append(seq)
+        for seq in done:
+            seq.state = DONE
+        self.done += done
+        self.gone += done
+
+    def releases_due(self) -> bool:
+        """Whether outputs under way will give back a place or blocks."""
+        return bool(self._leaving or self._late)
+
+    def stuck(self) -> list[Sequence]:
+        """All that is in the lane and has not ended, in order of admission, then of the queue."""
+        return [*self.running, *self.waiting]
+
+    def _end(self, step: int) -> None:
+        for seq in self.decodes.pop_ended():
+            if seq.stops and self.lag:
+                seq.spans[-1] -= 1  # this step was one too many
+                self.overrun += 1
+                self._leave(seq, step - 1)
+            else:
+                self._leave(seq, step)
+
+    def _leave(self, seq: Sequence, step: int) -> None:
+        """`step` gives the last token of seq."""
+        seq.state = LEAVING
+        if seq.grows:
+            seq.blocks = -(-seq.computed // self.kv.size)
+        seq.last_step = step
+        self._leaving.setdefault(step, []).append(seq)
+        self.left.append(seq)
+
+    def _mark_ends(self, step: int) -> None:
+        """Those who leave with a step do so in order of admission; those who stop with it are noted."""
+        for last in (step, step - 1) if self.lag else (step,):
+            leaving = self._leaving.get(last)
+            if leaving and len(leaving) > 1:
+                leaving.sort(key=lambda seq: seq.order)
+        if self.lag and self.decodes.members:
+            stopping = [seq for seq in self.decodes.at_last() if seq.stops]
+            if stopping:
+                self._stopping[step] = stopping

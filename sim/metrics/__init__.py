@@ -1,0 +1,24 @@
+"""What a run's records say: the numbers of `summary.json`, named as vLLM's serving benchmark names them.
+
+Everything is derived from the three tables of a result folder with numpy and pyarrow, so the numbers of a run can be
+recomputed from its files at any time.
+"""
+
+from .gaps import inter_token_gaps
+from .quantiles import QUANTILES, statistics, weighted_quantiles, weighted_statistics
+from .summary import LATENCIES, PARTS, REQUEST_COLUMNS, SPAN_COLUMNS, STATUSES, STEP_COLUMNS, summarise
+
+__all__ = [
+    "LATENCIES",
+    "PARTS",
+    "QUANTILES",
+    "REQUEST_COLUMNS",
+    "SPAN_COLUMNS",
+    "STATUSES",
+    "STEP_COLUMNS",
+    "inter_token_gaps",
+    "statistics",
+    "summarise",
+    "weighted_quantiles",
+    "weighted_statistics",
+]

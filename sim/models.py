@@ -1,0 +1,176 @@
+"""Models by name, mapping or Hugging Face config.json, and the sizes that follow from their shapes.
+
+Dense decoder-only transformers with a gated (three-matrix) MLP. Counted are the matrices: norms, rotary tables and
+the small q, k, v biases of Qwen2.5 are left out (under 0.1 % of the parameters). Letters as in the usual accounting:
+V vocabulary, D hidden size, F MLP width, L layers, N heads, K key/value heads, H head size; 2VD + 3DFL + (2DNH +
+2DKH)L parameters, VD where the head is tied.
+"""
+
+import json
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+
+from .checking import Section, explain
+from .errors import Complaint, show, suggest
+
+BYTES = {"bf16": 2, "fp8": 1}
+
+
+class Model(Section):
+    """One model; the keys are those of its config.json."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200, description="a known name, or a name of your own")]
+    num_hidden_layers: Annotated[int, Field(ge=1, le=10_000, description="layers")]
+    hidden_size: Annotated[int, Field(ge=1, le=1_000_000, description="width of the residual stream")]
+    num_attention_heads: Annotated[int, Field(ge=1, le=100_000, description="query heads of a layer")]
+    num_key_value_heads: Annotated[int, Field(ge=1, le=100_000, description="default: num_attention_heads")]
+    head_dim: Annotated[int, Field(ge=1, le=100_000, description="default: hidden_size / num_attention_heads")]
+    intermediate_size: Annotated[int, Field(ge=1, le=10_000_000, description="width of the gated MLP")]
+    vocab_size: Annotated[int, Field(ge=1, le=100_000_000, description="tokens in the vocabulary")]
+    tie_word_embeddings: Annotated[bool, Field(description="input and output embedding are one matrix")] = False
+    max_position_embeddings: Annotated[
+        int | None, Field(ge=1, le=1_000_000_000, description="longest context, tokens")
+    ] = None
+
+    @property
+    def num_parameters(self) -> int:
+        tables = 1 if self.tie_word_embeddings else 2
+        return tables * self.vocab_size * self.hidden_size + self.num_hidden_layers * self.layer_parameters(1)
+
+    def layer_parameters(self, tp: int) -> int:
+        """Matrix parameters of a layer on one of `tp` GPUs; key/value heads are replicated where they don't divide."""
+        heads = self.num_attention_heads // tp
+        attention = 2 * self.hidden_size * (heads + self.kv_heads(tp)) * self.head_dim
+        return attention + 3 * self.hidden_size * self.intermediate_size // tp
+
+    def weight_bytes(self, dtype: str = "bf16", tp: int = 1) -> float:
+        """Bytes of weights per GPU. fp8 checkpoints keep the embeddings and the head in bf16."""
+        tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return self.num_hidden_layers * self.layer_parameters(tp) * BYTES[dtype] + tables * BYTES["bf16"] / tp
+
+    def kv_heads(self, tp: int = 1) -> int:
+        """Key/value heads per GPU: never fewer than one, each GPU needs its own copy."""
+        return max(1, self.num_key_value_heads // tp)
+
+    def kv_bytes_per_token(self, dtype_bytes: int = 2, tp: int = 1) -> int:
+        """KV cache bytes per token and GPU: keys and values of every layer."""
+        return 2 * self.num_hidden_layers * self.kv_heads(tp) * self.head_dim * dtype_bytes
+
+    def check_sharding(self, tp: int) -> str | None:
+        """Why tensor parallelism over `tp` GPUs is impossible; None if it is possible."""
+        heads, kv_heads, width = self.num_attention_heads, self.num_key_value_heads, self.intermediate_size
+        for count, what in ((heads, "attention heads"), (width, "columns of the MLP (intermediate_size)")):
+            if count % tp:
+                return f"{tp} GPUs do not divide the {count} {what} of {self.name}"
+        if kv_heads % tp and tp % kv_heads:
+            return f"{tp} GPUs neither divide nor are a multiple of the {kv_heads} key/value heads of {self.name}"
+        return None
+
+
+# From each config.json: layers, hidden, heads, key/value heads, head size, MLP width, vocabulary, tied, context.
+_KNOWN: dict[str, tuple[int, int, int, int, int, int, int, bool, int]] = {
+    "llama-2-7b": (32, 4096, 32, 32, 128, 11008, 32000, False, 4096),
+    "llama-2-13b": (40, 5120, 40, 40, 128, 13824, 32000, False, 4096),
+    "llama-2-70b": (80, 8192, 64, 8, 128, 28672, 32000, False, 4096),
+    "llama-3-8b": (32, 4096, 32, 8, 128, 14336, 128256, False, 8192),
+    "llama-3-70b": (80, 8192, 64, 8, 128, 28672, 128256, False, 8192),
+    "llama-3.1-8b": (32, 4096, 32, 8, 128, 14336, 128256, False, 131072),
+    "llama-3.1-70b": (80, 8192, 64, 8, 128, 28672, 128256, False, 131072),
+    "llama-3.1-405b": (126, 16384, 128, 8, 128, 53248, 128256, False, 131072),
+    "llama-3.2-1b": (16, 2048, 32, 8, 64, 8192, 128256, True, 131072),
+    "llama-3.2-3b": (28, 3072, 24, 8, 128, 8192, 128256, True, 131072),
+    "llama-3.3-70b": (80, 8192, 64, 8, 128, 28672, 128256, False, 131072),
+    "codellama-34b": (48, 8192, 64, 8, 128, 22016, 32000, False, 16384),
+    "mistral-7b": (32, 4096, 32, 8, 128, 14336, 32768, False, 32768),  # v0.3; v0.1 had a window of 4096
+    "mistral-nemo-12b": (40, 5120, 32, 8, 128, 14336, 131072, False, 131072),
+    "qwen2.5-7b": (28, 3584, 28, 4, 128, 18944, 152064, False, 131072),
+    "qwen2.5-14b": (48, 5120, 40, 8, 128, 13824, 152064, False, 131072),
+    "qwen2.5-32b": (64, 5120, 40, 8, 128, 27648, 152064, False, 131072),
+    "qwen2.5-72b": (80, 8192, 64, 8, 128, 29568, 152064, False, 131072),
+    "qwen3-4b": (36, 2560, 32, 8, 128, 9728, 151936, True, 40960),
+    "qwen3-8b": (36, 4096, 32, 8, 128, 12288, 151936, False, 40960),
+    "qwen3-14b": (40, 5120, 40, 8, 128, 17408, 151936, False, 40960),
+    "qwen3-32b": (64, 5120, 64, 8, 128, 25600, 151936, False, 40960),
+    "yi-34b": (60, 7168, 56, 8, 128, 20480, 64000, False, 4096),
+}
+_KEYS = tuple(Model.model_fields)[1:]
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+
+
+def names() -> list[str]:
+    return list(_KNOWN)
+
+
+def facts(name: str) -> dict[str, Any] | None:
+    """The values of a known model; capitals are allowed."""
+    plain = name.lower()
+    return {"name": plain, **dict(zip(_KEYS, _KNOWN[plain], strict=True))} if plain in _KNOWN else None
+
+
+def parse(value: Any, folder: FilePath | None = None) -> Model:
+    """A name, the path of a config.json (relative to `folder`), or a mapping; with a known name it changes that."""
+    if isinstance(value, Model):
+        return value
+    if isinstance(value, str):
+        known = facts(value)
+        return Model(**known) if known is not None else _from_file(value, folder)
+    if not isinstance(value, dict):
+        raise Complaint(f"must be the name of a model, the path of a config.json or a mapping, got {show(value)}")
+    name = value.get("name", "custom")
+    known = (facts(name) if isinstance(name, str) else None) or {}
+    return _checked({"name": name, **known, **{k: v for k, v in value.items() if k != "name" or not known}})
+
+
+def _checked(data: dict[str, Any]) -> Model:
+    experts = {key: data.pop(key) for key in (*_EXPERTS, "num_experts_per_tok") if key in data}
+    for key, count in experts.items():  # the names are right, and one expert is a dense model
+        if count is not None and count != 1:
+            raise Complaint(f"mixture-of-experts models are not supported yet, got {show(count)}; accepted: 1", key)
+    heads, hidden = data.get("num_attention_heads"), data.get("hidden_size")
+    if data.get("num_key_value_heads") is None and heads is not None:
+        data["num_key_value_heads"] = heads
+    if data.get("head_dim") is None and type(heads) is int and type(hidden) is int and heads > 0:
+        if hidden % heads:
+            raise Complaint(
+                f"missing; needed where the {heads} heads do not divide the hidden_size {hidden}", "head_dim"
+            )
+        data["head_dim"] = hidden // heads
+    try:
+        model = Model.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, Model, data) from None
+    if model.num_attention_heads % model.num_key_value_heads:
+        what = f"must divide the {model.num_attention_heads} attention heads, got {model.num_key_value_heads}"
+        raise Complaint(what, "num_key_value_heads")
+    return model
+
+
+def _from_file(path: str, folder: FilePath | None) -> Model:
+    if not ("/" in path or path.endswith(".json")):
+        raise Complaint(
+            f"unknown model {show(path)}; {suggest(path, names())}; or the path of a config.json, or a mapping"
+        )
+    file = (folder or FilePath()) / path
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise Complaint(f"no such file: {show(path, 200)}; known models: {', '.join(names())}") from None
+    except (OSError, ValueError) as error:
+        raise Complaint(f"cannot read {show(path, 200)} as JSON: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(config, dict):
+        raise Complaint(f"{show(path, 200)} must hold a JSON object")
+    config = {**config, **config.get("text_config", {})}  # multimodal models keep the language model's values there
+    window = config.get("sliding_window")
+    if window and config.get("use_sliding_window", True) and window < config.get("max_position_embeddings", window + 1):
+        raise Complaint(
+            f"{show(path, 200)}: sliding_window is {show(window)}, and windowed attention is not supported yet"
+        )
+    if config.get("kv_lora_rank"):
+        raise Complaint(f"{show(path, 200)}: kv_lora_rank is set, and latent attention (MLA) is not supported yet")
+    label = file.parent.name if file.name == "config.json" and file.parent.name else file.stem
+    try:
+        return _checked({"name": label, **{k: config[k] for k in (*_KEYS, *_EXPERTS) if k in config}})
+    except Complaint as complaint:
+        raise Complaint(f"{show(path, 200)}: {'.'.join(map(str, complaint.path))}: {complaint.what}") from None

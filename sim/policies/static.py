@@ -1,0 +1,62 @@
+"""Request-level batching, as in FasterTransformer behind Triton: a batch runs until its last sequence ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from ..kv import NO_HIT
+from ..registry import register
+from .base import FCFS
+
+if TYPE_CHECKING:
+    from ..batch import Batch
+
+
+class StaticQueue(FCFS):
+    """First come, first served, and the rows of the batch that runs."""
+
+    rows = 0
+
+
+@register("policy", "static")
+@dataclass
+class Static:
+    """Static batching: waits for a full batch or a delay, pads it, and runs it until its last sequence ends."""
+
+    batch_size: Annotated[int, Field(ge=1, le=100_000, description="sequences that make a full batch")] = 32
+    max_queue_delay_s: Annotated[
+        float, Field(ge=0, le=1e9, allow_inf_nan=False, description="longest wait for a full batch, in seconds")
+    ] = 0.1
+    return_results: Annotated[
+        Literal["as_each_ends", "end_of_batch"],
+        Field(description="tokens stream and each sequence returns as it ends, or all return when the batch ends"),
+    ] = "as_each_ends"
+
+    @property
+    def delivers_whole(self) -> bool:
+        return self.return_results == "end_of_batch"
+
+    def reserve_tokens(self, max_model_len: int) -> int:
+        """As FasterTransformer allocates at its start: every row for the longest sequence."""
+        return self.batch_size * max_model_len
+
+    def queue(self) -> StaticQueue:
+        return StaticQueue()
+
+    def decide(self, batch: Batch, now_s: float) -> None:
+        plan = batch.plan
+        waiting: StaticQueue = batch.waiting  # type: ignore[assignment]
+        if batch.running:
+            batch.take_all()
+            plan.padding = waiting.rows - len(batch.decodes)
+        elif len(waiting) >= self.batch_size or waiting.head().reach_s + self.max_queue_delay_s <= now_s:
+            waiting.rows = min(self.batch_size, len(waiting))
+            for seq in [waiting[i] for i in range(waiting.rows)]:
+                batch.kv.reserve(seq, batch.max_model_len)
+                batch.admit(seq, NO_HIT, seq.known)
+            plan.padded_prompt = max(plan.entries.values())
+        else:
+            plan.wake_at_s = waiting.head().reach_s + self.max_queue_delay_s

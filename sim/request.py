@@ -1,0 +1,95 @@
+"""What is asked (Request) and how far it has come in one engine (Sequence)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .prefix import Piece
+
+# States of a sequence. Plain integers: they are compared several times a decision.
+WAITING = 0  # in the queue: new, or preempted
+PARTIAL = 1  # running, its prompt (or recomputation) not yet computed whole
+DECODING = 2  # running, gives a token in every step that takes it
+LEAVING = 3  # running, its last token is under way
+DONE = 4
+
+# Statuses with which a request ends. Every request ends once, with one of them.
+FINISHED = "finished"
+REJECTED = "rejected"
+FAILED = "failed"
+UNFINISHED = "unfinished"
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as the client sent it; nobody writes into it.
+
+    Times in seconds, lengths in tokens. `output_tokens` is known to nobody but the engine that ends it; `max_tokens`
+    (None: whatever `max_model_len` leaves) is what policies see. `prefix` names the tokens that a prompt shares with
+    others: (segment, n) pairs, each the first n tokens of that segment; the rest of the prompt is the request's own
+    segment "own:<id>", its outputs are "out:<id>".
+    """
+
+    index: int
+    id: str
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    max_tokens: int | None = None
+    priority: int = 0
+    prefix: tuple[tuple[str, int], ...] = ()
+    cls: str = "default"
+
+
+class Sequence:
+    """Progress of a request in one lane.
+
+    While it decodes, one number says all: `born` = tick of the decode set - tokens computed; it stays the same as long
+    as every tick takes it. Otherwise `computed` holds the tokens computed. `known` = prompt + outputs received, up to
+    date only while it is not decoding.
+
+    `spans` are flat triples: the step whose prompt computation gave a token (None where the span goes on after a tick
+    that passed it over), its first tick, and the tick after its last; each tick of a span gave one token.
+    `pauses` are flat pairs of times in seconds: preempted at, taken up again at.
+
+    Where steps are decided ahead, one that `stops` (by a token that nobody foresees) is still in the step after its
+    last token: that step's result for it is thrown away.
+    """
+
+    __slots__ = (
+        "blocks", "born", "cached_blocks", "computed", "delivered_step", "engine", "first_scheduled_s", "first_step",
+        "grow_at", "grows", "hit_tokens", "joined", "known", "last_step", "last_tick", "limit", "order", "outputs",
+        "path", "pauses", "pieces", "preemptions", "reach_s", "reason", "request", "skipped", "spans", "state",
+        "status", "stops", "taken", "visible",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, reach_s: float, outputs: int, limit: int, stops: bool) -> None:
+        self.request = request
+        self.reach_s = reach_s  # when the engine sees it
+        self.outputs = outputs  # tokens that it will give
+        self.limit = limit  # tokens that it may give at most, which is all that a policy knows
+        self.stops = stops
+        self.known = request.prompt_tokens
+        self.computed = self.born = self.blocks = self.order = self.preemptions = 0
+        self.grows = 1  # 0: it holds all blocks that it may ever need
+        self.state = WAITING
+        self.status = UNFINISHED
+        self.reason: str | None = None
+        self.engine = -1
+        self.taken = self.skipped = self.joined = -2  # last step that took it, passed it over, made its prompt whole
+        self.last_tick = -1  # of the decode set: its last
+        self.first_step: int | None = None
+        self.first_scheduled_s = 0.0
+        self.last_step: int | None = None  # the step that gave its last token
+        self.delivered_step: int | None = None  # the step at whose end all is delivered, where it is not streamed
+        self.spans: list[Any] = []
+        self.pauses: list[float] | None = None
+        self.hit_tokens = 0
+        # The prefix cache's own: where its tokens lie in the tree.
+        self.path: list[tuple[int, Any]] | None = None
+        self.pieces: list[Piece] | None = None  # None: nothing of it is in the tree yet
+        self.cached_blocks = 0
+        self.visible = 0  # tokens that others could hit, were they looked up
+        self.grow_at: tuple[Any, ...] | None = None

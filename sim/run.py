@@ -1,0 +1,234 @@
+"""One simulation: a scenario is assembled, run, and its records are summed up."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from . import registry
+from .consistency import check
+from .engine import Engine
+from .environment import Environment
+from .frontend import FrontEnd, Limits, Progress
+from .kv import BlockPool
+from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise
+from .prefix import PrefixCache
+from .records import REQUESTS, SPANS, STEPS, RequestLog, StepLog
+from .request import FAILED
+from .sinks import Sinks
+from .streams import streams
+from .workload.source import make_source
+
+if TYPE_CHECKING:
+    from .consistency import Checked
+    from .scenario import Scenario
+    from .workload.source import Source
+
+SCHEMAS = {"requests": REQUESTS, "spans": SPANS, "steps": STEPS}
+
+
+@dataclass
+class Result:
+    """What a run gave. `summary` and `facts` are flat; the tables are read when they are asked for."""
+
+    scenario: Scenario
+    summary: dict[str, Any]
+    facts: dict[str, Any]  # what may differ between two equal runs: wall time, decisions
+    warnings: list[str]
+    sinks: Sinks
+    content: list[list[dict[str, Any]]] | None = field(default=None, repr=False)  # of each engine, a row a decision
+
+    @property
+    def requests(self) -> pa.Table:
+        return self.sinks.table("requests")
+
+    @property
+    def spans(self) -> pa.Table:
+        return self.sinks.table("spans")
+
+    @property
+    def steps(self) -> pa.Table:
+        return self.sinks.table("steps")
+
+
+def simulate(
+    scenario: Scenario,
+    source: Source | None = None,
+    record_content: bool = False,
+    check_kv: bool = True,
+    *,
+    replication: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Run a scenario.
+
+    source: requests of one's own instead of the scenario's workload. record_content: keep what every step computed.
+    check_kv=False: do not refuse prompts that can never fit the KV cache, nor cut outputs there. folder: where the
+    three tables are written as they come; without it they stay in memory. progress: called now and then with the
+    simulated time in seconds, the requests ended, and how many there will be, where that is known.
+    """
+    began = time.perf_counter()
+    run = _Run(scenario, source, record_content, check_kv, replication, folder, progress)
+    with _no_collection():
+        run.env.run_before(run.end_s)
+        run.close()
+    simulated = time.perf_counter()
+    summary = run.summary()
+    facts = {
+        "wall_s": time.perf_counter() - began,
+        "simulation_wall_s": simulated - began,
+        "decisions": sum(engine.decisions for engine in run.engines),
+        "steps": sum(engine.log.steps for engine in run.engines),
+        "simulated_s": summary["end_s"],
+    }
+    content = [engine.log.content or [] for engine in run.engines] if record_content else None
+    return Result(scenario, summary, facts, [*run.warnings, *run.source.warnings], run.sinks, content)
+
+
+class _Run:
+    """The parts of one simulation."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        source: Source | None,
+        record_content: bool,
+        check_kv: bool,
+        replication: int,
+        folder: Path | None,
+        progress: Progress | None,
+    ) -> None:
+        self.scenario, self.replication = scenario, replication
+        self.env = Environment()
+        self.source = source if source is not None else make_source(scenario, replication)
+        (self.label, self.pool), *others = scenario.cluster.pools.items()
+        assert not others  # one pool, as the scenario's check demands
+        self.checked: Checked = check(scenario)[self.label]
+        sizes = self.checked.sizes
+        self.warnings = list(sizes.warnings)
+        duration_s = scenario.workload.duration_s
+        self.end_s = inf if duration_s is None else duration_s
+        self.sinks = Sinks(SCHEMAS, self.pool.replicas, folder)
+        stream = streams(scenario.seed, replication)
+        cost = registry.build("cost", scenario.cost)
+        self.engines: list[Engine] = []
+        for number in range(self.pool.replicas):
+            policy = registry.build("policy", self.pool.policy)
+            caches = self.pool.engine.enable_prefix_caching and getattr(policy, "caches_prefixes", False)
+            self.engines.append(
+                Engine(
+                    self.env,
+                    number,
+                    policy,
+                    (PrefixCache if caches else BlockPool)(sizes.num_gpu_blocks, sizes.block_size),
+                    cost.pricer(
+                        self.pool.model, self.pool.gpu, self.pool.engine, stream(f"noise/{number}"), scenario.resolve
+                    ),
+                    StepLog(number, self.sinks.steps[number].write, record_content),
+                    sizes.max_model_len,
+                    scenario.fast_forward,
+                )
+            )
+        self.price = self.engines[0].cost
+        self.requests = RequestLog(self.price.response_s, self.sinks.requests.write, self.sinks.spans.write)
+        self.requests.lanes = [(self.label, engine.lane.ends) for engine in self.engines]
+        self.front_end = FrontEnd(
+            self.env,
+            self.source,
+            registry.build("router", scenario.cluster.router),
+            self.engines,
+            Limits(sizes.max_model_len, sizes.num_gpu_blocks * sizes.block_size if check_kv else inf),
+            self.requests,
+            self.price.front_end_s,
+            self.end_s,
+            progress,
+        )
+
+    def close(self) -> None:
+        """The clock has stopped: whatever has not ended gets its row too."""
+        stalled = any(engine.stalled for engine in self.engines)
+        for engine in self.engines:
+            if engine.stalled:
+                continue
+            engine.stop(min(self.end_s, self.env.now) if stalled else self.end_s)
+            for seq in engine.unfinished():
+                if stalled:
+                    seq.reason = "the run was ended because another engine came to a standstill"
+                elif self.end_s == inf:
+                    seq.status, seq.reason = FAILED, "it can never be scheduled: the KV cache is too small for it"
+                self.requests.close(seq)
+        for seq in self.front_end.under_way.values():
+            self.requests.close(seq)
+        if stalled:
+            self.warnings.append(
+                f"the run was ended at {self.env.now:.3f} s: sequences preempted each other for ever; raise the KV cache"
+                " or lower max_num_seqs"
+            )
+        self.requests.finish()
+        self.sinks.close()
+
+    def summary(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        scenario, sizes, policy = self.scenario, self.checked.sizes, self.checked.policy
+        requests = self.sinks.table("requests", REQUEST_COLUMNS)
+        slo = {label: kind.slo.model_dump() for label, kind in scenario.workload.classes.items() if kind.slo}
+        streamed = not getattr(policy, "delivers_whole", False)
+        measured = summarise(
+            requests,
+            self.sinks.table("spans", SPAN_COLUMNS) if streamed else SPANS.empty_table(),
+            self.sinks.table("steps", STEP_COLUMNS),
+            end_s=self.end_s if self.end_s < inf else self._last_s(requests),
+            warmup_s=scenario.warmup_s,
+            slo={"": scenario.slo.model_dump(), **slo},
+            kv_blocks_total={engine.number: sizes.num_gpu_blocks for engine in self.engines},
+            streamed=streamed,
+            note=self.price.label,
+        )
+        return {
+            "name": scenario.name,
+            "policy": self.pool.policy.name,
+            "rate_per_s": scenario.workload.arrivals.params.get("rate_per_s"),
+            "seed": scenario.seed,
+            "replication": self.replication,
+            "model": self.pool.model.name,
+            "gpu": self.pool.gpu.name,
+            "tensor_parallel_size": self.pool.engine.tensor_parallel_size,
+            "replicas": self.pool.replicas,
+            "kv_tokens": sizes.kv_tokens,
+            "kv_blocks": sizes.kv_blocks,
+            "max_model_len": sizes.max_model_len,
+            "response_s": self.price.response_s,
+            **measured,
+        }
+
+    def _last_s(self, requests: pa.Table) -> float:
+        """When the last request ended; where some never did, when the last step ended."""
+        times = [engine.lane.ends[-1] for engine in self.engines if engine.lane.ends]
+        finish = pa.compute.max(requests["finish_s"]).as_py()
+        open_ended = any(engine.unfinished() for engine in self.engines)
+        if finish is not None and not open_ended:
+            return float(finish)
+        arrival = pa.compute.max(requests["arrival_s"]).as_py()
+        return max([*times, finish or 0.0, arrival or 0.0])
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's cyclic garbage collector off: a simulation makes no cycles, and scanning live requests costs half the
+    speed at 100,000 of them."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

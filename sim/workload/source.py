@@ -1,0 +1,143 @@
+"""Sources of requests.
+
+A workload is a source, not a list: what ends may bring about what comes next (closed loops now; sessions and retries
+later). All draws are keyed by the request's index in streams of their own, so that a policy or a rate changes times,
+never draws.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import repeat
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .. import registry
+from ..request import Request
+from ..streams import streams
+
+if TYPE_CHECKING:
+    from ..scenario import RequestClass, Scenario
+
+BLOCK = 4096  # numbers drawn at once; their values do not depend on it
+
+Facts = tuple[int, int, int | None, int, str]  # prompt tokens, output tokens, max_tokens, priority, class
+
+
+class Source(Protocol):
+    """What the front end asks for requests."""
+
+    reacts: bool  # whether `done` brings about requests
+    total: int | None  # how many there will be in all, where that is known
+    warnings: list[str]
+
+    def next(self) -> Request | None:
+        """The next request, in order of arrival, among those known by now; None: no other is known now."""
+
+    def done(self, request: Request, time_s: float, status: str) -> None:
+        """A request has ended, whatever its status. Only called where `reacts`; afterwards `next` may give new ones."""
+
+
+class Setup:
+    """What an arrival process needs to make a source: the workload's limits, streams and request classes."""
+
+    def __init__(self, scenario: "Scenario", replication: int = 0) -> None:
+        workload = scenario.workload
+        self.stream: Callable[[str], np.random.Generator] = streams(scenario.seed, replication)
+        self.num_requests = workload.num_requests
+        self.duration_s = workload.duration_s
+        self.ignore_eos = workload.ignore_eos
+        self.classes: dict[str, RequestClass] = workload.classes
+        self.resolve: Callable[[str], FilePath] = scenario.resolve
+
+    def facts(self) -> Iterator[Iterable[Facts]]:
+        """Blocks of what each request is but for its arrival, in order of their index; without end."""
+        labels = list(self.classes)
+        draws = {label: self._drawn(label) for label in labels}
+        if len(labels) == 1:
+            for prompts, outputs in draws[labels[0]]:
+                yield self._rows(labels[0], prompts, outputs)
+        for chosen in self._chosen():
+            blocks = [list(self._rows(label, *next(draws[label]))) for label in labels]
+            yield [blocks[k][i] for i, k in enumerate(chosen)]
+
+    def labelled(self, prompts: list[int], outputs: list[int]) -> Iterable[Facts]:
+        """The same where the lengths are known already, as from a trace."""
+        labels = list(self.classes)
+        if len(labels) == 1:
+            return self._rows(labels[0], prompts, outputs)
+        chosen = (k for block in self._chosen() for k in block)
+        rows = [list(self._rows(label, prompts, outputs)) for label in labels]
+        return [rows[k][i] for i, k in zip(range(len(prompts)), chosen, strict=False)]
+
+    def _drawn(self, label: str) -> Iterator[tuple[list[int], list[int]]]:
+        """Every class draws for every index: weights change which class a request has, not the draws of a class."""
+        kind = self.classes[label]
+        assert kind.prompt_tokens is not None and kind.output_tokens is not None  # checked with the scenario
+        prompt, output = (
+            registry.build("lengths", component) for component in (kind.prompt_tokens, kind.output_tokens)
+        )
+        prompt_rng, output_rng = self.stream(f"prompt_tokens/{label}"), self.stream(f"output_tokens/{label}")
+        while True:
+            yield prompt.draw(prompt_rng, BLOCK).tolist(), output.draw(output_rng, BLOCK).tolist()
+
+    def _chosen(self) -> Iterator[list[int]]:
+        weights = np.array([kind.weight for kind in self.classes.values()])
+        edges = (np.cumsum(weights) / weights.sum())[:-1]
+        rng = self.stream("classes")
+        while True:
+            yield np.searchsorted(edges, rng.random(BLOCK), side="right").tolist()
+
+    def _rows(self, label: str, prompts: list[int], outputs: list[int]) -> Iterable[Facts]:
+        kind = self.classes[label]
+        limits: Iterable[int | None] = repeat(kind.max_tokens)
+        if kind.max_tokens is not None:  # an output longer than that ends there
+            outputs = [min(tokens, kind.max_tokens) for tokens in outputs]
+        if self.ignore_eos:
+            limits = outputs
+        return zip(prompts, outputs, limits, repeat(kind.priority), repeat(label), strict=False)
+
+
+class Fixed:
+    """A source whose requests do not depend on what happens to them."""
+
+    reacts = False
+
+    def __init__(self, requests: Iterator[Request], total: int | None, warnings: list[str] | None = None) -> None:
+        self.total = total
+        self.warnings = warnings or []
+        # An iterator bound once: the simulator asks once per request, and this is the quickest answer.
+        self.next: Callable[[], Request | None] = partial(next, requests, None)
+
+    def done(self, request: Request, time_s: float, status: str) -> None:
+        """Nothing follows from it."""
+
+
+def open_loop(setup: Setup, times: Iterator[list[float]]) -> Fixed:
+    """The source of an arrival process: blocks of growing arrival times (s), cut by the workload's limits."""
+    return Fixed(_requests(setup, times), setup.num_requests if setup.duration_s is None else None)
+
+
+def _requests(setup: Setup, times: Iterator[list[float]]) -> Iterator[Request]:
+    end = setup.duration_s if setup.duration_s is not None else float("inf")
+    left = setup.num_requests
+    index = 0
+    for facts, block in zip(setup.facts(), times, strict=False):
+        if left is not None:
+            block = block[:left]
+            left -= len(block)
+        for arrival_s, (prompt, output, limit, priority, label) in zip(block, facts, strict=False):
+            if arrival_s >= end:
+                return
+            yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, (), label)
+            index += 1
+        if left == 0:
+            return
+
+
+def make_source(scenario: "Scenario", replication: int = 0) -> Source:
+    """The source of a scenario's workload, fresh; the same scenario, seed and replication give the same requests."""
+    arrivals: Any = registry.build("arrivals", scenario.workload.arrivals)
+    source: Source = arrivals.source(Setup(scenario, replication))
+    return source
