@@ -4,7 +4,7 @@ Names are the fields of summary.json. The table of a report and the one on the t
 in comparison.csv and in the report's list of all metrics.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,11 @@ PARTS = {
     "transfer": "moving KV between engines",
     "retry": "lost to retries",
 }
+TERMINAL = (
+    *("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_itl_ms", "p99_e2el_ms"),
+    *("request_throughput", "output_throughput", "request_goodput"),
+)
+"""Those of `KEY` for which 80 columns are enough when policies and rates stand below each other."""
 SLO_OF = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
 WORST_FOR_MS = 20_000.0
 """From here on milliseconds are hard to read, and seconds are shown."""
@@ -29,17 +34,23 @@ WORST_FOR_MS = 20_000.0
 
 @dataclass(frozen=True)
 class Metric:
-    """One column of the table."""
+    """One column of the table: under the heading of its `group`, or alone by its `words`."""
 
     name: str
     group: str
     title: str
     unit: str
     better: Literal["low", "high"] | None = None
+    words: str = ""
 
     @property
-    def full(self) -> str:
-        return f"{self.group} {self.title}".strip()
+    def alone(self) -> str:
+        return self.words or f"{self.group} {self.title}"
+
+    @property
+    def brief(self) -> str:
+        """For narrow columns: two lines."""
+        return f"{'' if self.words else self.group}\n{self.title}"
 
 
 KEY = (
@@ -49,16 +60,28 @@ KEY = (
     Metric("p99_tpot_ms", "TPOT", "p99", "ms", "low"),
     Metric("median_itl_ms", "ITL", "median", "ms", "low"),
     Metric("p99_itl_ms", "ITL", "p99", "ms", "low"),
-    Metric("median_e2el_ms", "E2E latency", "median", "ms", "low"),
-    Metric("p99_e2el_ms", "E2E latency", "p99", "ms", "low"),
-    Metric("request_throughput", "Throughput", "requests", "req/s", "high"),
-    Metric("output_throughput", "Throughput", "output tokens", "tok/s", "high"),
-    Metric("request_goodput", "Within SLO", "goodput", "req/s", "high"),
-    Metric("slo_attainment", "Within SLO", "share", "%", "high"),
-    Metric("mean_batch_size", "Engines", "batch size", "seqs", None),
-    Metric("mean_kv_usage", "Engines", "KV use", "%", None),
-    Metric("preemptions", "Engines", "preempted", "times", None),
+    Metric("median_e2el_ms", "E2E", "median", "ms", "low"),
+    Metric("p99_e2el_ms", "E2E", "p99", "ms", "low"),
+    Metric("request_throughput", "Throughput", "requests", "req/s", "high", "Requests finished"),
+    Metric("output_throughput", "Throughput", "tokens", "tok/s", "high", "Output tokens"),
+    Metric("request_goodput", "Within SLO", "goodput", "req/s", "high", "Goodput"),
+    Metric("slo_attainment", "Within SLO", "share", "%", "high", "Within the SLO"),
+    Metric("mean_batch_size", "Engines", "batch size", "seqs", None, "Mean batch size"),
+    Metric("mean_kv_usage", "Engines", "KV use", "%", None, "Mean KV use"),
+    Metric("preemptions", "Engines", "preempted", "times", None, "Preemptions"),
 )
+
+
+def key_metrics(has: Callable[[str], Iterable[float | None]]) -> list[Metric]:
+    """`KEY` without what no scenario asked for or nothing did: the SLO's columns without an SLO, preemptions that are
+    all 0. Latencies stay, with data or without; `has(name)` gives the metric's values."""
+    always = (*(f"_{name}_ms" for name in LATENCIES), "throughput")
+
+    def wanted(metric: Metric) -> bool:
+        values = [value for value in has(metric.name) if value is not None]
+        return metric.name.endswith(always) or (any(values) if metric.name == "preemptions" else bool(values))
+
+    return [metric for metric in KEY if wanted(metric)]
 
 
 def shown_in(unit: str, values: Sequence[float | None]) -> tuple[str, float]:
@@ -76,18 +99,20 @@ def text_of(value: float | None) -> str:
     if value is None:
         return "–"
     size = abs(value)
-    digits = 0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3
+    digits = (
+        0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
+    )
     return f"{value:,.{digits}f}"
 
 
 def best_of(metric: Metric, values: Sequence[float | None]) -> set[int]:
-    """Places of the best of several values, as they are shown; none where all are alike or nothing is to be compared."""
+    """Places of the best of several values, as they are shown; none where all are alike or there is one value only."""
     there = [value for value in values if value is not None]
-    if metric.better is None or len(values) < 2 or not there:
+    if metric.better is None or len(there) < 2:
         return set()
     best = min(there) if metric.better == "low" else max(there)
     _, factor = shown_in(metric.unit, values)
     alike = {
         i for i, value in enumerate(values) if value is not None and text_of(value * factor) == text_of(best * factor)
     }
-    return alike if len(alike) < len(values) else set()
+    return alike if len(alike) < len(there) else set()

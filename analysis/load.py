@@ -1,4 +1,4 @@
-"""Result folders -> runs, and runs -> variants (one policy at one rate, with its replications).
+"""Result folders -> runs.
 
 A result folder says by itself what it holds; where it stands only helps to tell two like ones apart. Tables are read
 when first asked for, and only the columns that the analysis uses.
@@ -6,7 +6,7 @@ when first asked for, and only the columns that the analysis uses.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from sim.metrics import PARTS, REQUEST_COLUMNS, SPAN_COLUMNS, inter_token_gaps
+from sim.metrics import inter_token_gaps
+
+from .catalog import PARTS
 
 FILES = ("scenario.yaml", "summary.json", "run.json", "requests.parquet", "spans.parquet", "steps.parquet")
+REQUEST_COLUMNS = (
+    *("request_id", "class", "status", "arrival_s", "first_token_s", "finish_s", "prompt_tokens", "output_tokens"),
+    *("preemptions", *(f"{part}_s" for part in PARTS)),
+)
+SPAN_COLUMNS = ("request_id", "engine", "lane", "first_step", "first_tick", "ticks")
 STEP_COLUMNS = ("engine", "lane", "step", "tick", "start_s", "end_s", "seqs", "kv_blocks_used", "waiting")
 DEEPEST = 3
 """compare folder / policy and rate / replication: no result folder is looked for further down."""
@@ -43,8 +50,8 @@ class Run:
         """Its label as `compare` gave it, else the name of the policy that the first pool runs."""
         label = self.summary.get("policy")
         if not label:
-            pools = (self.scenario.get("cluster") or {}).get("pools") or {}
-            label = name_of(next(iter(pools.values()), {}).get("policy")) or name_of(self.scenario.get("policy"))
+            pools = list(((self.scenario.get("cluster") or {}).get("pools") or {}).values())
+            label = (name_of(pools[0].get("policy")) if pools else None) or name_of(self.scenario.get("policy"))
         return str(label or self.folder.resolve().name)
 
     @property
@@ -116,39 +123,6 @@ class Run:
         return {part: None if mean is None else mean / 1000 for part, mean in means.items()}
 
 
-@dataclass(eq=False)
-class Variant:
-    """One policy at one rate: a line in a plot, a row of the table. `runs` are its replications."""
-
-    label: str
-    rate_per_s: float | None
-    runs: list[Run] = field(default_factory=list)
-
-    @property
-    def first(self) -> Run:
-        """The replication that stands for all where a picture can show only one, as in timelines."""
-        return self.runs[0]
-
-    @property
-    def note(self) -> str:
-        return self.first.note
-
-    def values(self, metric: str) -> list[float]:
-        """The metric of each replication that has it."""
-        found = [run.summary.get(metric) for run in self.runs]
-        return [float(value) for value in found if value is not None]
-
-    def value(self, metric: str) -> float | None:
-        """Mean over replications; None: no data."""
-        found = self.values(metric)
-        return sum(found) / len(found) if found else None
-
-    def latencies(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `Run.latencies`, of all replications together."""
-        parts = [run.latencies(name) for run in self.runs]
-        return np.concatenate([values for values, _ in parts]), np.concatenate([weights for _, weights in parts])
-
-
 def find(folders: Iterable[Path | str]) -> list[Run]:
     """The runs in these folders: each a result folder, or one that holds result folders (as `compare` writes them)."""
     runs = []
@@ -173,27 +147,6 @@ def read(folder: Path) -> Run:
     return Run(folder, scenario, summary, _mapping(folder, "run.json", json.loads, ValueError))
 
 
-def variants(runs: Sequence[Run]) -> list[Variant]:
-    """Runs by policy and rate, in the order of the scenario's policies (else that of the folders) and of the rates.
-
-    Runs of one policy and rate that are not replications of each other (two folders given by hand) are kept apart by
-    their folders' names.
-    """
-    families: dict[tuple[str, float | None, Path], list[Run]] = {}
-    for run in runs:
-        families.setdefault((run.policy, run.rate_per_s, _family(run.folder)), []).append(run)
-    apart = _names_apart([family for _, _, family in families])
-    seen = [key[:2] for key in families]
-    ambiguous = {policy for policy, rate in seen if seen.count((policy, rate)) > 1}
-    made = []
-    for (policy, rate, family), members in families.items():
-        label = f"{policy} ({apart[family]})" if policy in ambiguous else policy
-        made.append(Variant(label, rate, sorted(members, key=lambda run: _number(run.folder))))
-    order = [str(label) for run in runs for label in run.scenario.get("policies") or ()]
-    order += [variant.label for variant in made]
-    return sorted(made, key=lambda each: (order.index(_known(each, order)), each.label, each.rate_per_s or 0.0))
-
-
 def name_of(component: Any) -> str | None:
     """`vllm` of `vllm` or of {name: vllm, ...}."""
     if isinstance(component, dict):
@@ -209,7 +162,7 @@ def _inside(folder: Path, depth: int = 0) -> list[Path]:
     found = []
     if depth < DEEPEST:
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        found = [each for path in sorted(below, key=_number) for each in _inside(path, depth + 1)]
+        found = [each for path in sorted(below, key=replication) for each in _inside(path, depth + 1)]
     return found or [folder for name in FILES[:1] if (folder / name).is_file()]
 
 
@@ -223,28 +176,7 @@ def _mapping(folder: Path, name: str, parse: Any, problem: type[Exception]) -> d
     return found
 
 
-def _family(folder: Path) -> Path:
-    """What replications have in common: rep-0, rep-1 ... stand in one folder."""
-    whole = folder.resolve()
-    return whole.parent if whole.name.startswith("rep-") else whole
-
-
-def _number(folder: Path) -> int:
+def replication(folder: Path) -> int:
     """k of rep-k, so that rep-10 comes after rep-9; 0 for other names, which keep their order."""
     _, dash, number = folder.name.rpartition("rep-")
     return int(number) if dash and number.isdigit() else 0
-
-
-def _names_apart(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest ends of these paths that differ."""
-    length = 1
-    while True:
-        names = {folder: "/".join(folder.parts[-length:]) for folder in folders}
-        if len(set(names.values())) == len(names) or length >= max(len(folder.parts) for folder in folders):
-            return names
-        length += 1
-
-
-def _known(variant: Variant, order: Sequence[str]) -> str:
-    """The variant's place in the order: its policy's, where its label had to be made longer."""
-    return variant.first.policy if variant.first.policy in order else variant.label

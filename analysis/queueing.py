@@ -115,7 +115,7 @@ def little(arrival_rate: float, mean_time_s: float) -> float:
 
 
 def mean_in_system(arrival_s: np.ndarray, leave_s: np.ndarray, until_s: float) -> float:
-    """Time average, from 0 to `until_s`, of the number in a system: the area under N(t), for Little's law on records."""
+    """Time average, from 0 to `until_s`, of the number in a system, the area under N(t): for Little's law."""
     times = np.concatenate([arrival_s, leave_s])
     change = np.concatenate([np.ones(len(arrival_s)), -np.ones(len(leave_s))])
     order = np.argsort(times, kind="stable")

@@ -67,8 +67,9 @@ class Engine:
         self._inbox.append(seq)
         if self._idle:
             self._wake_at(seq.reach_s)
-        elif self._stretch:
-            self._cut(seq.reach_s)
+        elif self._stretch and self._cut(seq.reach_s):
+            first, steps = self._stretch
+            self._wake_at(self.lane.ends[first + steps - self.depth])
 
     def stop(self, end_s: float) -> None:
         """The clock stops: what ends by `end_s` has ended, the rest stays unfinished."""
@@ -122,6 +123,8 @@ class Engine:
                 lane.waiting.push(inbox.popleft())
             if (lane.waiting or lane.running) and self._decide():
                 if self._stretch:
+                    if inbox:  # caused by a step's end, and seen an instant later
+                        self._cut(inbox[0].reach_s)
                     first, steps = self._stretch
                     return self._wake_at(ends[first + steps - self.depth])
                 if lane.step - lane.processed < self.depth:
@@ -130,7 +133,7 @@ class Engine:
                 return
             elif lane.step == lane.processed:
                 self._idle = True
-                if inbox:  # caused by a step's end, and seen an instant later
+                if inbox:
                     self._wake_at(inbox[0].reach_s)
                 elif lane.waiting and lane.plan.wake_at_s is not None:
                     self._wake_at(lane.plan.wake_at_s)
@@ -158,7 +161,7 @@ class Engine:
                 return False
             steps = self._horizon(plan)
             context = decodes.context + n
-            self.cost.stretch(steps, n + plan.padding, context, start_s, ends)
+            self.cost.stretch(steps, n + plan.padding, context, start_s, ends, n)
             used = lane.kv.total - lane.kv.free
             self._decided = now_s, decodes.tick, context, used, len(lane.waiting)
             if self.log.content is not None:
@@ -219,18 +222,18 @@ class Engine:
             return 1
         return 1 + lane.decodes.ticks_within(1, int(most) - 1, lane.kv.free)
 
-    def _cut(self, time_s: float) -> None:
-        """Something came at `time_s`: the steps decided before it stand, the rest is decided anew."""
+    def _cut(self, time_s: float) -> bool:
+        """Something comes at `time_s`: the steps decided before it stand, the rest is to be decided anew."""
         assert self._stretch
         (first, steps), ends, depth = self._stretch, self.lane.ends, self.depth
         cut = bisect_left(ends, time_s, max(first + 1 - depth, 0), max(first + steps - depth, 0)) + depth
         if cut >= first + steps:
-            return
+            return False
         cut = max(cut, first + 1)
         self.cost.give_back(first + steps - cut)
         del ends[cut:]
         self._stretch = first, cut - first
-        self._wake_at(ends[cut - depth])
+        return True
 
     def _settle(self) -> None:
         """The stretch has been decided to its end: its steps are applied and recorded."""

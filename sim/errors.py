@@ -61,5 +61,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     words = list(known)
     lower = {w.lower(): w for w in reversed(words)}
     near = get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
+    if not near and len(word) > 2:  # a word cut short, as rate for rate_per_s
+        near = [known for known in lower if word.lower() in known]
     hint = f"did you mean {lower[near[0]]}? " if near else ""
     return f"{hint}accepted: {', '.join(words) or 'none'}"

@@ -72,7 +72,13 @@ def kv_cache(pool: "Pool", policy: Any) -> KVSizes:
     warnings: list[str] = []
     if engine.max_model_len is not None:
         length = engine.max_model_len
-        sizes = plans.sizes(length)
+        try:
+            sizes = plans.sizes(length)
+        except MemoryRefused:
+            if not plans.fits(min(length, engine.block_size)):
+                raise
+            what = f"{length} tokens at once take {plans.activations_gib(length):.2f} GiB of activations per GPU"
+            raise MemoryRefused(f"{what}; accepted: up to {plans.longest(length)}", "engine", "max_model_len") from None
         _refuse_written(plans, sizes, length, warnings)
         if model.max_position_embeddings is not None and length > model.max_position_embeddings:
             warnings.append(

@@ -87,8 +87,17 @@ class StepLog:
     def stop(self, within: int) -> None:
         """The first `within` steps stand, and no others come."""
         self.steps = within
-        while self._rows and self._rows[-self.WIDTH] >= within:
-            del self._rows[-self.WIDTH :]
+        rows, width = self._rows, self.WIDTH
+        while rows and rows[-width] + rows[1 - width] > within:
+            first, steps = int(rows[-width]), int(rows[1 - width])
+            keep = max(within - first, 0)
+            if steps > 1:
+                del self._growth[len(self._growth) - (steps - max(keep, 1)) :]
+            self._pending -= steps - keep
+            if not keep:
+                del rows[-width:]
+                continue
+            rows[1 - width], rows[-1] = keep, 0  # who overran did so in the last step
         for at in range(len(self._rows) - self.WIDTH, -1, -self.WIDTH):
             _, steps, tick = self._rows[at : at + 3]
             if tick >= 0:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import gpus, models, registry
@@ -16,7 +16,7 @@ from sim.cost.pricing import LOOP, Lines, Pricer
 from sim.errors import Complaint
 from sim.scenario import Engine
 
-ANY: tuple[Any, ...] = (models.parse("llama-3.1-8b"), gpus.parse("h100_sxm"), Engine())
+ANY: tuple[models.Model, gpus.GPU, Engine] = (models.parse("llama-3.1-8b"), gpus.parse("h100_sxm"), Engine())
 
 
 class Bent(Pricer):
@@ -37,6 +37,7 @@ def pair(kind: type[Pricer], sigma: float, seed: int) -> tuple[StepCost, StepCos
     return make(), make()
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([Bent, LinearPricer]),
     st.sampled_from([0.0, 0.05]),
@@ -55,7 +56,7 @@ def test_a_stretch_is_its_steps_bit_for_bit_also_when_cut(
     ends, single = array("d", [0.125]), [0.125]
     for steps, n, context, kept, prompt in stretches:
         context += n
-        fast.stretch(steps, n, context, ends[-1], ends)
+        fast.stretch(steps, n, context, ends[-1], ends, n)
         cut = max(1, int(kept * steps))
         fast.give_back(steps - cut)
         del ends[len(ends) - (steps - cut) :]
@@ -71,7 +72,7 @@ def test_long_stretches_too() -> None:
     for kind in (Bent, LinearPricer):
         fast, slow = pair(kind, 0.05, 3)
         ends, now = array("d"), 0.1
-        fast.stretch(30_000, 7, 9_000, now, ends)
+        fast.stretch(30_000, 7, 9_000, now, ends, 7)
         for i, end in enumerate(ends):
             now += slow.step(7, 9_000 + 7 * i, [], 7)
             assert end == now

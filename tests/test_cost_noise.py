@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.cost.noise import BLOCK, Noise
@@ -30,6 +30,7 @@ calls = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(calls)
 def test_the_sequence_does_not_depend_on_how_it_is_taken(calls: list[tuple[str, int, float]]) -> None:
     factors, place = noise(), 0

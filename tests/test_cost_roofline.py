@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim import gpus, models, registry
@@ -69,6 +69,7 @@ def price(cost: RooflinePricer, batch: BatchShape) -> float:
     return cost.mean(batch.n, batch.context, list(batch.prompts), batch.emitted or 0)
 
 
+@settings(deadline=None)
 @given(shapes, engines, cards, calibrations, batches())
 def test_folded_price_is_the_sum_over_operators(
     model: Model, engine: Engine, gpu: GPU, calibration: Calibration, batch: BatchShape
@@ -78,6 +79,7 @@ def test_folded_price_is_the_sum_over_operators(
     assert found == pytest.approx(sum(one_by_one) + calibration.host_s, rel=1e-12)
 
 
+@settings(deadline=None)
 @given(shapes, engines, cards, calibrations, batches())
 def test_no_step_is_below_its_physical_floor(
     model: Model, engine: Engine, gpu: GPU, calibration: Calibration, batch: BatchShape
@@ -91,6 +93,7 @@ def test_no_step_is_below_its_physical_floor(
     assert found >= max(arithmetic, memory, network) * (1 - 1e-12)  # so no MFU above 1 either
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([H100, SLOW]),
     st.sampled_from([LECTURE, LECTURE.model_copy(update={"host_s": 0.0013})]),
@@ -110,7 +113,7 @@ def test_a_stretch_is_its_steps_bit_for_bit(
     ends, single = array("d", [3.5]), [3.5]
     for steps, n, each, kept, prompt in stretches:
         context = n * each
-        fast.stretch(steps, n, context, ends[-1], ends)
+        fast.stretch(steps, n, context, ends[-1], ends, n)
         cut = max(1, int(kept * steps))
         fast.give_back(steps - cut)
         del ends[len(ends) - (steps - cut) :]
@@ -131,7 +134,7 @@ def test_attention_bound_by_arithmetic_in_a_stretch() -> None:
     n, context = 64, 64
     assert cost.lines(n)[2]  # two lines
     ends, now = array("d"), 0.0
-    cost.stretch(200, n, context, now, ends)
+    cost.stretch(200, n, context, now, ends, n)
     for i, end in enumerate(ends):
         now += cost.step(n, context + i * n, [], n)
         assert end == now

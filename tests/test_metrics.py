@@ -247,7 +247,7 @@ def clocks_and_spans(draw: st.DrawFn) -> Tables:
         engine, lane = lanes[rng.integers(len(lanes))]
         at = -1  # the last step that gave a token
         for _ in range(rng.integers(1, 4)):
-            later = [step for step in range(at + 1, steps_of[engine, lane])]
+            later = list(range(at + 1, steps_of[engine, lane]))
             if not later:
                 break
             computed = bool(rng.random() < 0.7)

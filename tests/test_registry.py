@@ -73,16 +73,36 @@ def test_parsing_completes_the_parameters_and_building_gives_fresh_objects() -> 
         ({"name": "dummy", "size": 3.0}, "size", "must be a whole number from 1 to 10, got 3.0"),
         ({"name": "dummy", "size": True}, "size", "must be a whole number from 1 to 10, got true"),
         ({"name": "dummy", "size": "1e0"}, "size", "got '1e0'; YAML reads it as text, write 1"),
-        ({"name": "dummy", "size": 1, "rate": "1e3"}, "rate", "got '1e3'; YAML reads it as text, write 1000.0 or 1.0e+3"),
+        (
+            {"name": "dummy", "size": 1, "rate": "1e3"},
+            "rate",
+            "got '1e3'; YAML reads it as text, write 1000.0 or 1.0e+3",
+        ),
         ({"name": "dummy", "size": 1, "rate": float("nan")}, "rate", "must be a number over 0, got .nan"),
-        ({"name": "dummy", "size": 1, "noise": {"sigma": float("inf")}}, "noise.sigma", "a number from 0 to 1, got .inf"),
+        (
+            {"name": "dummy", "size": 1, "noise": {"sigma": float("inf")}},
+            "noise.sigma",
+            "a number from 0 to 1, got .inf",
+        ),
         ({"name": "dummy", "size": 1, "noise": {"sigm": 1}}, "noise.sigm", "unknown key; did you mean sigma?"),
-        ({"name": "dummy", "size": 1, "noise": 3}, "noise", "must be true or false or a mapping with the keys sigma, got 3"),
-        ({"name": "dummy", "size": 1, "kind": "somme"}, "kind", "must be one of some, other, got 'somme'; did you mean some?"),
+        (
+            {"name": "dummy", "size": 1, "noise": 3},
+            "noise",
+            "must be true or false or a mapping with the keys sigma, got 3",
+        ),
+        (
+            {"name": "dummy", "size": 1, "kind": "somme"},
+            "kind",
+            "must be one of some, other, got 'somme'; did you mean some?",
+        ),
         ({"name": "dummy", "size": 1, "limit": 0}, "limit", "must be a whole number >= 1, got 0"),
         ({"name": "dummy", "size": 1, "window": [1.0]}, "window", "must be a list of 2, each a number, got a list"),
         ({"name": "dummy", "size": 1, "window": [1.0, "x"]}, "window.1", "must be a number, got 'x'"),
-        ({"name": "dummy", "sise": 1}, "sise", "unknown key of the router dummy; did you mean size? accepted: size, rate"),
+        (
+            {"name": "dummy", "sise": 1},
+            "sise",
+            "unknown key of the router dummy; did you mean size? accepted: size, rate",
+        ),
         ({"name": "dummy", "state": 1, "size": 1}, "state", "unknown key"),
         ({"name": "dummy", "size": 7}, "size", "must not be 7"),
         ({"name": "dumy", "size": 7}, "name", "unknown router 'dumy'; did you mean dummy? accepted: "),
@@ -120,7 +140,8 @@ def test_the_listing_comes_from_the_same_fields() -> None:
     rows = {row["name"]: row for row in registry.parameters(Dummy)}
     assert list(rows) == ["size", "rate", "kind", "limit", "noise", "window"]
     assert rows["size"] == {
-        "name": "size", "type": "a whole number from 1 to 10", "default": None, "required": True, "help": "how big, tokens",
+        "name": "size", "type": "a whole number from 1 to 10", "default": None, "required": True,
+        "help": "how big, tokens",
     }  # fmt: skip
     assert rows["rate"]["default"] == 2.0 and rows["kind"]["type"] == "one of some, other"
     assert registry.help_line(Dummy) == "The line of help."

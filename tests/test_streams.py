@@ -37,7 +37,12 @@ def test_another_process_with_another_hash_seed_draws_the_same() -> None:
     outputs = set()
     for salt in ("1", "2"):
         done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONHASHSEED": salt}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": salt},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         outputs.add(done.stdout)
     assert outputs == {f"{streams(7, 2)('prompt_tokens/chat').random(3).tolist()}\n"}

@@ -19,7 +19,15 @@ def refused(text: str, *overrides: str) -> str:
 def test_places_are_those_of_the_innermost_key_or_list_item() -> None:
     document = yamlfile.mapping("a:\n  b: 1\n  c:\n    - 5\n    - {d: 6,\n       e: 7}\n", "x.yaml")
     assert document.data == {"a": {"b": 1, "c": [5, {"d": 6, "e": 7}]}}
-    places = {(): 1, ("a",): 1, ("a", "b"): 2, ("a", "c"): 3, ("a", "c", 0): 4, ("a", "c", 1, "d"): 5, ("a", "c", 1, "e"): 6}
+    places = {
+        (): 1,
+        ("a",): 1,
+        ("a", "b"): 2,
+        ("a", "c"): 3,
+        ("a", "c", 0): 4,
+        ("a", "c", 1, "d"): 5,
+        ("a", "c", 1, "e"): 6,
+    }
     for path, line in places.items():
         assert document.place(path) == f"x.yaml:{line}"
     assert document.place(("a", "b", "missing")) == "x.yaml:2"
@@ -99,7 +107,11 @@ def test_aliases_that_stand_for_very_many_values_are_refused() -> None:
 def test_files_that_cannot_be_read(tmp_path) -> None:  # type: ignore[no-untyped-def]
     latin = tmp_path / "latin.yaml"
     latin.write_bytes(b"a: 1\nb: caf\xe9\n")
-    for path, message in ((tmp_path / "none.yaml", "no such file"), (tmp_path, "is a directory"), (latin, "is not UTF-8 text")):
+    for path, message in (
+        (tmp_path / "none.yaml", "no such file"),
+        (tmp_path, "is a directory"),
+        (latin, "is not UTF-8 text"),
+    ):
         with pytest.raises(ScenarioError) as caught:
             yamlfile.read(path)
         assert str(caught.value).startswith(f"{path}:") and message in str(caught.value)
@@ -116,7 +128,16 @@ def test_a_byte_order_mark_and_crlf_change_nothing(tmp_path) -> None:  # type: i
 
 def test_overrides_set_create_and_replace() -> None:
     document = yamlfile.mapping("a: {b: 1}\nc: word\nd: null\ne: false\n", "x.yaml")
-    for override in ("a.b=2", "a.x.y=[1, 2]", "c.size=5", "d.e=yes", "e.sigma=0.5", "f=", "g={h: 1}", "cost.noise=false"):
+    for override in (
+        "a.b=2",
+        "a.x.y=[1, 2]",
+        "c.size=5",
+        "d.e=yes",
+        "e.sigma=0.5",
+        "f=",
+        "g={h: 1}",
+        "cost.noise=false",
+    ):
         document.set(override, {"cost": "roofline"})
     assert document.data == {
         "a": {"b": 2, "x": {"y": [1, 2]}},

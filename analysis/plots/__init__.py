@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..load import Variant
+from ..variants import Variant
 from .distributions import latency_cdf
 from .parts import where_time_went
 from .rates import against_rate

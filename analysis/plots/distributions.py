@@ -1,14 +1,15 @@
 """Cumulative distributions of a latency, by policy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..catalog import LATENCIES, SLO_OF, shown_in
-from ..load import Variant
 from ..stats import ecdf
+from ..variants import Variant
 from . import style
 from .style import Look, Plot
 
@@ -18,7 +19,7 @@ READ = {
     "itl": "Every pause between two tokens of a request: the tail shows stalls that averages hide.",
     "e2el": "From arrival to the last token.",
 }
-LOG_FROM = 10.0
+LOG_FROM = 5.0
 """A logarithmic axis where the largest value is this many times the smallest that matters (the first percentile)."""
 
 
@@ -89,7 +90,7 @@ def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, values: np.ndarray, share: np.ndarray, **options: object) -> None:
+def _curve(axes: Axes, values: np.ndarray, share: np.ndarray, **options: Any) -> None:
     if len(values):
         axes.step(np.append(values[0], values), np.append(0.0, share), where="post", **options)
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..catalog import PARTS, text_of
-from ..load import Variant
+from ..variants import Variant
 from . import style
 from .style import Plot
 
@@ -28,9 +28,8 @@ CAPTION = (
 
 def where_time_went(variants: Sequence[Variant]) -> Plot:
     """One bar a policy, one panel a rate."""
-    wide = len(style.rates_of(variants)) > 1
     title = "Where the time of a request went"
-    return Plot("where_time_went", title, CAPTION, style.rendered(_draw, variants, title), wide)
+    return Plot("where_time_went", title, CAPTION, style.rendered(_draw, variants, title), wide=True)
 
 
 def _draw(variants: Sequence[Variant], title: str) -> Figure:
@@ -41,10 +40,12 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
     columns = min(4, len(rates)) if len(rates) != 3 else 3
     height = 0.95 + 0.36 * max(2, len(look))
     note = style.note_of(variants)
-    figure, every = style.frame(title, len(rates), columns=columns, panel_height=height, handles=handles, note=note)
+    figure, every = style.frame(
+        title, len(rates), columns=columns, width=style.WIDE, panel_height=height, handles=handles, note=note
+    )
     for i, (axes, rate) in enumerate(zip(every, rates, strict=True)):
         mine = [variant for variant in variants if variant.rate_per_s == rate]
-        _bars(axes, mine, spent, shown)
+        _bars(axes, mine, spent, shown, 1.08 if columns == 1 else 1.22)
         style.name_policies(axes, mine, look)
         if len(rates) > 1:
             style.panel_title(axes, style.rate_name(rate))
@@ -54,7 +55,11 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
 
 
 def _bars(
-    axes: Axes, mine: Sequence[Variant], spent: dict[Variant, dict[str, float | None]], shown: Sequence[str]
+    axes: Axes,
+    mine: Sequence[Variant],
+    spent: dict[Variant, dict[str, float | None]],
+    shown: Sequence[str],
+    room: float,
 ) -> None:
     axes.grid(axis="y", visible=False)
     axes.set_ylim(len(mine) - 0.4, -0.6)
@@ -71,7 +76,7 @@ def _bars(
             left += width
         axes.annotate(f"{text_of(total)} s", (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
     if longest:
-        axes.set_xlim(0, longest * 1.2)
+        axes.set_xlim(0, longest * room)
         style.scale(axes, "x", False)
     else:
         axes.set_xticks([])

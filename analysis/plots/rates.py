@@ -1,6 +1,7 @@
 """Latency and throughput against the rate of arrivals."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ..catalog import LATENCIES, SLO_OF, shown_in
-from ..load import Variant
+from ..variants import Variant
 from . import style
 from .style import Look, Plot
 
@@ -41,7 +42,7 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
     return figure
 
 
-_KINDS = (("-", "median"), (style.DASHES[1], "p99"))
+_KINDS: tuple[tuple[Any, str], ...] = (("-", "median"), (style.DASHES[1], "p99"))
 
 
 def _latency(axes: Axes, variants: Sequence[Variant], look: dict[str, Look], name: str) -> None:

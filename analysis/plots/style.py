@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from ..load import Variant
+from ..variants import Variant
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 """Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white."""
@@ -27,7 +27,7 @@ MOST_LINES = 6
 """More policies than this in one panel are drawn as small multiples, each picked out against the others in grey."""
 NARROW, WIDE = 6.6, 13.4  # inches: half and whole of the report's column
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.edgecolor": "#aab3bf",
@@ -161,7 +161,7 @@ def name_policies(axes: Axes, variants: Sequence[Variant], look: dict[str, Look]
     axes.tick_params(axis="y", length=0)
     for text, variant in zip(axes.get_yticklabels(), variants, strict=True):
         text.set_color(look[variant.label].color if len(look) <= len(PALETTE) else INK)
-        text.set_weight("bold")
+        text.set_fontweight("bold")
 
 
 def no_data(axes: Axes, why: str = "no data") -> None:

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..load import Run, Variant
+from ..load import Run
 from ..stats import binned_mean
+from ..variants import Variant
 from . import style
 from .style import Plot
 
@@ -129,7 +130,7 @@ def _draw_strips(variants: Sequence[Variant], title: str) -> Figure:
             axes.axhline(line - 0.5, color="white", linewidth=1.6)
         style.panel_title(axes, label)
         bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.015, aspect=30)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         if name == "kv":
             style.percent(bar.ax)
         axes.set_xlabel(f"simulated time ({unit})")

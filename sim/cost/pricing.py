@@ -38,9 +38,10 @@ class StepCost(Protocol):
         """The price of such a step before noise. Uses no factor."""
         ...
 
-    def stretch(self, steps: int, n: int, context: int, start: float, ends: "array[float]") -> None:
+    def stretch(self, steps: int, n: int, context: int, start: float, ends: "array[float]", growth: int) -> None:
         """Append the ends of the next `steps` steps, the first of which starts at `start`: n >= 1 rows decode and emit,
-        each one token longer from step to step. Bit for bit what `step(n, context + i n, (), n)` gives."""
+        `growth` of them, the rest being padding, one token longer from step to step. Bit for bit what
+        `step(n, context + i growth, (), n)` gives."""
         ...
 
     def give_back(self, steps: int) -> None:
@@ -92,11 +93,11 @@ class Pricer(ABC):
         seconds = self.mean(n, context, prompts, emitted)
         return seconds * self._noise.one() if self._noise is not None else seconds
 
-    def stretch(self, steps: int, n: int, context: int, start: float, ends: "array[float]") -> None:
+    def stretch(self, steps: int, n: int, context: int, start: float, ends: "array[float]", growth: int) -> None:
         intercept, slope, more = self._steady[n]
         noise = self._noise
         if steps > LOOP:
-            contexts = np.arange(context, context + steps * n, n, dtype=np.float64)
+            contexts = context + growth * np.arange(steps, dtype=np.float64)
             seconds = slope * contexts
             seconds += intercept
             for higher, steeper in more:
@@ -111,19 +112,19 @@ class Pricer(ABC):
             for _ in range(steps):
                 start += self.step(n, context, (), n)
                 append(start)
-                context += n
+                context += growth
             return
-        reading, growth = float(context), float(n)  # exact, and quicker to multiply
+        reading, more_read = float(context), float(growth)  # exact, and quicker to multiply
         if noise is None:
             for _ in range(steps):
                 start += intercept + slope * reading
                 append(start)
-                reading += growth
+                reading += more_read
         else:
             for factor in noise.some(steps):
                 start += (intercept + slope * reading) * factor
                 append(start)
-                reading += growth
+                reading += more_read
 
     def give_back(self, steps: int) -> None:
         if self._noise is not None:

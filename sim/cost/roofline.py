@@ -41,7 +41,7 @@ class Roofline:
         Field(
             min_length=1,
             max_length=4096,
-            description=f"{DEFAULT} (the GPU's own if there is one, else {IDEAL}), {IDEAL} (peaks, no overheads) or a file",
+            description=f"{DEFAULT} (the GPU's own if there is one, else {IDEAL}), {IDEAL} (peaks alone) or a file",
         ),
     ] = DEFAULT
     noise: Annotated[bool | Spread, Field(description="true: as calibrated (none for ideal); false: none")] = True

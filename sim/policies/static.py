@@ -51,7 +51,7 @@ class Static:
         waiting: StaticQueue = batch.waiting  # type: ignore[assignment]
         if batch.running:
             batch.take_all()
-            plan.padding = waiting.rows - len(batch.decodes)
+            plan.padding = waiting.rows - len(batch.decodes.members)
         elif len(waiting) >= self.batch_size or waiting.head().reach_s + self.max_queue_delay_s <= now_s:
             waiting.rows = min(self.batch_size, len(waiting))
             for seq in [waiting[i] for i in range(waiting.rows)]:

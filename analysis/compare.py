@@ -1,0 +1,113 @@
+"""Runs side by side: the long table of comparison.csv, and the one printed on the terminal."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from . import catalog
+from .load import find
+from .plots.style import note_of, rate_name, rates_of
+from .report import write_report
+from .stats import mean_interval
+from .variants import Variant, variants
+
+__all__ = ["COLUMNS", "comparison", "table", "write_report"]
+
+COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
+SETTINGS = {"policy", "rate_per_s", "warmup_s", "note", "streamed"}
+"""Fields of summary.json that say how a run was made, not what came out."""
+MOST_COLUMNS = 4
+"""More policies than this stand below each other."""
+
+
+def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
+    """Every metric of every policy and rate, a row each (`COLUMNS`); metrics are named as in summary.json.
+
+    `value` is the mean over replications and the interval Student's t at 95 %; with one replication it is empty, and
+    where there is no data so is the value. Raises ResultError for a folder without a result.
+    """
+    rows = []
+    for variant in variants(find(run_folders)):
+        names = dict.fromkeys(name for run in variant.runs for name in run.summary if name not in SETTINGS)
+        for name in names:
+            if any(isinstance(run.summary.get(name), str | list | dict | bool) for run in variant.runs):
+                continue
+            values = variant.values(name)
+            found = mean_interval(values) if values else (None, None, None)
+            rows.append((variant.label, variant.rate_per_s, name, *found, len(variant.runs)))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    kinds = dict.fromkeys(("rate_per_s", "value", "ci_low", "ci_high"), "float64")
+    return frame.astype({"replications": "int64", **kinds})
+
+
+def table(run_folders: Iterable[Path | str]) -> Group:
+    """The key metrics for a terminal of 80 columns, best values in bold with a star, with the report's note below.
+
+    Policies stand beside each other; below each other, with fewer metrics, where there are many or several rates.
+    """
+    found = variants(find(run_folders))
+    across = len(_policies(found)) <= MOST_COLUMNS and len(rates_of(found)) == 1
+    made = _metrics_down(found) if across else _policies_down(found)
+    below = ("* best" if len(found) > 1 else "", note_of(found))
+    return Group(made, *(Text(text, style="dim") for text in below if text))
+
+
+def _policies(found: Sequence[Variant]) -> list[str]:
+    return list(dict.fromkeys(variant.label for variant in found))
+
+
+def _metrics_down(found: Sequence[Variant]) -> Table:
+    """One rate: a column a policy."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made.add_column("")
+    made.add_column("", style="dim")
+    for variant in found:
+        made.add_column(variant.label, justify="right", overflow="fold")
+    made.add_row("Finished requests", "", *map(finished, found))
+    for metric in catalog.key_metrics(lambda name: [variant.value(name) for variant in found]):
+        unit, texts = cells(metric, [variant.value(metric.name) for variant in found])
+        made.add_row(metric.alone, unit, *texts)
+    return made
+
+
+def _policies_down(found: Sequence[Variant]) -> Table:
+    """A row a policy, under a heading for each rate."""
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    made.add_column("", overflow="fold", vertical="bottom")
+    made.add_column("done", justify="right", no_wrap=True)
+    shown = [metric for metric in catalog.KEY if metric.name in catalog.TERMINAL]
+    groups = [(rate, [variant for variant in found if variant.rate_per_s == rate]) for rate in rates_of(found)]
+    texts: dict[tuple[Variant, str], str] = {}
+    for metric in shown:
+        whole = [variant.value(metric.name) for variant in found]
+        unit, _ = catalog.shown_in(metric.unit, whole)
+        for _, mine in groups:
+            made_of = cells(metric, [variant.value(metric.name) for variant in mine], whole)[1]
+            texts |= {(variant, metric.name): text for variant, text in zip(mine, made_of, strict=True)}
+        made.add_column(f"{metric.brief}\n{unit}", justify="right", no_wrap=True)
+    for rate, mine in groups:
+        if len(groups) > 1:
+            made.add_row(f"[bold]{rate_name(rate)}[/bold]")
+        for variant in mine:
+            made.add_row(variant.label, finished(variant), *(texts[variant, metric.name] for metric in shown))
+    return made
+
+
+def cells(
+    metric: catalog.Metric, values: Sequence[float | None], whole: Sequence[float | None] | None = None
+) -> tuple[str, list[str]]:
+    """(unit, texts) of one metric of policies that are compared; the unit is chosen for `whole`."""
+    unit, factor = catalog.shown_in(metric.unit, values if whole is None else whole)
+    best = catalog.best_of(metric, values)
+    texts = [catalog.text_of(None if value is None else value * factor) for value in values]
+    return unit, [f"[bold]{text}*[/bold]" if i in best else text for i, text in enumerate(texts)]
+
+
+def finished(variant: Variant) -> str:
+    """`198/200`: requests that finished, of all that arrived."""
+    done, every = (variant.value(name) or 0.0 for name in ("finished", "requests"))
+    return f"{done:,.0f}" if done == every else f"{done:,.0f}/{every:,.0f}"

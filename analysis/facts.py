@@ -1,0 +1,133 @@
+"""What was simulated, in a few words: the heading of a report, from the resolved scenario."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .load import Run, name_of
+
+Scenario = dict[str, Any]
+
+
+def title(runs: Sequence[Run]) -> str:
+    """The scenario's name; several, where the runs are of several."""
+    names = list(dict.fromkeys(str(run.scenario.get("name") or "simulation") for run in runs))
+    return " · ".join(names)
+
+
+def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """(what, value) pairs; where runs differ, all values."""
+    made = [(what, _joined(tell, [run.scenario for run in runs])) for what, tell in _FACTS]
+    rates = {run.rate_per_s for run in runs}
+    if len(rates) > 1:
+        listed = ", ".join(f"{rate:g}" for rate in sorted(rate for rate in rates if rate is not None))
+        processes = _joined(lambda scenario: _process(_arrivals(scenario)), [run.scenario for run in runs])
+        made = [(what, f"{processes}, {listed} requests/s" if what == "Traffic" else value) for what, value in made]
+    counts = sorted({int(run.summary.get("requests") or 0) for run in runs})
+    spread = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    made.append(("Requests", f"{spread} in each run" if len(runs) > 1 else spread))
+    warmups = sorted({run.warmup_s for run in runs})
+    if warmups != [0.0]:
+        made.append(("Warm-up cut", ", ".join(f"{warmup:g} s" for warmup in warmups)))
+    made.append(("Seed", _joined(lambda scenario: _text(scenario.get("seed")), [run.scenario for run in runs])))
+    versions = dict.fromkeys(str(run.info.get("version")) for run in runs if run.info.get("version"))
+    made.append(("Simulated with", ", ".join(f"servesim {version}" for version in versions)))
+    return [(what, value) for what, value in made if value]
+
+
+def _joined(tell: Callable[[Scenario], str], scenarios: Sequence[Scenario]) -> str:
+    return " / ".join(dict.fromkeys(text for text in map(tell, scenarios) if text))
+
+
+def _pools(scenario: Scenario) -> dict[str, Scenario]:
+    return (scenario.get("cluster") or {}).get("pools") or {"main": scenario}
+
+
+def _model(scenario: Scenario) -> str:
+    return " + ".join(dict.fromkeys(name_of(pool.get("model")) or "" for pool in _pools(scenario).values()))
+
+
+def _gpus(scenario: Scenario) -> str:
+    told = []
+    for pool in _pools(scenario).values():
+        engine = pool.get("engine") or {}
+        parallel, replicas = int(engine.get("tensor_parallel_size") or 1), int(pool.get("replicas") or 1)
+        name = name_of(pool.get("gpu")) or "?"
+        shared = f", tensor parallel {parallel}" if parallel > 1 else ""
+        told.append(
+            f"{parallel * replicas} × {name}" + (f" ({replicas} replicas{shared})" if replicas > 1 or shared else "")
+        )
+    return " + ".join(told)
+
+
+def _arrivals(scenario: Scenario) -> Any:
+    return (scenario.get("workload") or {}).get("arrivals") or {}
+
+
+def _process(arrivals: Any) -> str:
+    name = name_of(arrivals) or ""
+    if isinstance(arrivals, dict) and name == "trace":
+        return f"trace {Path(str(arrivals.get('file', ''))).name}"
+    return name.replace("_", " ").capitalize()
+
+
+def _traffic(scenario: Scenario) -> str:
+    arrivals = _arrivals(scenario)
+    if not isinstance(arrivals, dict):
+        return _process(arrivals)
+    hidden = ("name", "file", "rescale")
+    told = [f"{_text(arrivals['rate_per_s'])} requests/s"] if arrivals.get("rate_per_s") is not None else []
+    told += [
+        f"{key.removesuffix('_s').replace('_', ' ')} {_text(value)}{' s' if key.endswith('_s') else ''}"
+        for key, value in arrivals.items()
+        if key not in (*hidden, "rate_per_s") and value not in (None, 1, False)
+    ]
+    return ", ".join([_process(arrivals), *told])
+
+
+def _lengths(scenario: Scenario) -> str:
+    workload = scenario.get("workload") or {}
+    classes = workload.get("classes") or {"": workload}
+    told = []
+    for label, each in classes.items():
+        prompt, output = each.get("prompt_tokens"), each.get("output_tokens")
+        if prompt is None or output is None:
+            continue
+        name = f"{label}: " if len(classes) > 1 else ""
+        told.append(f"{name}{_length(prompt)} prompt, {_length(output)} output tokens")
+    if not told and name_of(_arrivals(scenario)) == "trace":
+        return "from the trace"
+    return "; ".join(told)
+
+
+def _length(lengths: Any) -> str:
+    """`lognormal 512 (cv 1)`; a number for what does not vary."""
+    if not isinstance(lengths, dict):
+        return _text(lengths)
+    name = lengths.get("name")
+    if name in ("fixed", "integer"):
+        return _text(lengths.get("tokens"))
+    if name == "uniform":
+        return f"uniform {_text(lengths.get('min'))} to {_text(lengths.get('max'))}"
+    widths = {"cv": "cv", "std": "std"}
+    width = [f"{word} {_text(lengths[key])}" for key, word in widths.items() if lengths.get(key) is not None]
+    return f"{name} {_text(lengths.get('mean'))}" + (f" ({width[0]})" if width else "")
+
+
+def slo(scenario: Scenario) -> str:
+    limits = scenario.get("slo") or {}
+    words = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E"}
+    return ", ".join(f"{word} ≤ {_text(limits[key])} ms" for key, word in words.items() if limits.get(key) is not None)
+
+
+def _text(value: Any) -> str:
+    return f"{value:,.10g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value or "")
+
+
+_FACTS: tuple[tuple[str, Callable[[Scenario], str]], ...] = (
+    ("Model", _model),
+    ("GPUs", _gpus),
+    ("Traffic", _traffic),
+    ("Lengths", _lengths),
+    ("SLO", slo),
+)

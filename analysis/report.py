@@ -1,0 +1,165 @@
+"""One HTML file that explains itself, and its pictures beside it.
+
+Everything is made first, then written under temporary names, then renamed: a report is whole or not there. It holds no
+time of its making, so equal results give equal bytes.
+"""
+
+import base64
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from . import catalog, facts
+from .load import Run, find
+from .plots import Plot, draw_all
+from .plots.style import Look, looks, note_of, rate_name, rates_of
+from .variants import Variant, variants
+
+SECTIONS = (
+    ("Latency", "Distributions over all measured requests or tokens.", ("cdf_ttft", "cdf_tpot", "cdf_itl", "cdf_e2el")),
+    ("Load", "How each policy answers to more traffic.", ("against_rate",)),
+    ("Time", "Where requests spend it, and what the engines do meanwhile.", ("where_time_went", "timelines")),
+)
+STATUSES = ("rejected", "shed", "timed_out", "cancelled", "failed", "unfinished")
+DETAILS_LEFT_OUT = {"policy", "rate_per_s", "note"}
+
+
+def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> list[Path]:
+    """Writes the report of these results and its PNGs (`NAME-plot.png` beside NAME.html); returns what was written.
+
+    Raises ResultError for a folder without a result; then nothing is written.
+    """
+    out = Path(out_html)
+    runs = find(run_folders)
+    found = variants(runs)
+    plots = draw_all(found)
+    files = {out: render(runs, found, plots).encode()}
+    files |= {out.with_name(f"{out.stem}-{plot.name}.png"): plot.png for plot in plots}
+    _write(files)
+    return list(files)
+
+
+def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot]) -> str:
+    """The HTML text."""
+    folder = Path(__file__).parent / "templates"
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, **options)
+    by_name = {plot.name: plot for plot in plots}
+    sections = [(title, lead, [by_name[name] for name in names if name in by_name]) for title, lead, names in SECTIONS]
+    policies = looks(found)
+    return environment.get_template("report.html.j2").render(
+        title=facts.title(runs),
+        summary=_headline(found),
+        facts=facts.facts(runs),
+        note=note_of(found),
+        table=_table(found),
+        swatches={label: _swatch(look) for label, look in policies.items()},
+        compared=len(found) > 1,
+        outcomes=_outcomes(found),
+        sections=[section for section in sections if section[2]],
+        encoded={plot.name: base64.b64encode(plot.png).decode() for plot in plots},
+        details=_details(found),
+        folders=[str(run.folder) for run in runs],
+    )
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    best: bool = False
+
+
+def _headline(found: Sequence[Variant]) -> str:
+    """What was run, in one line below the title."""
+    policies = list(dict.fromkeys(variant.label for variant in found))
+    rates = rates_of(found)
+    listed = ", ".join(policies[:-1]) + (" and " if len(policies) > 1 else "") + policies[-1]
+    text = f"Policies {listed}" if len(policies) > 1 else f"Policy {listed}"
+    if len(policies) > 6:
+        text = f"{len(policies)} policies"
+    text += f" at {len(rates)} rates of arrivals" if len(rates) > 1 else ""
+    replications = max(len(variant.runs) for variant in found)
+    return text + (f", {replications} replications each" if replications > 1 else "")
+
+
+def _table(found: Sequence[Variant]) -> dict[str, Any]:
+    """Columns in groups, rows in groups by rate; the best of a group of rows is marked, units are those of a column."""
+    shown = catalog.key_metrics(lambda name: [variant.value(name) for variant in found])
+    units = {m.name: catalog.shown_in(m.unit, [variant.value(m.name) for variant in found]) for m in shown}
+    groups: list[tuple[str, int]] = []
+    for metric in shown:
+        if groups and groups[-1][0] == metric.group:
+            groups[-1] = (metric.group, groups[-1][1] + 1)
+        else:
+            groups.append((metric.group, 1))
+    starts = {m.name for i, m in enumerate(shown) if i == 0 or shown[i - 1].group != m.group}
+    bodies = []
+    rates = rates_of(found)
+    for rate in rates:
+        mine = [variant for variant in found if variant.rate_per_s == rate]
+        best = {m.name: catalog.best_of(m, [variant.value(m.name) for variant in mine]) for m in shown}
+        rows = []
+        for place, variant in enumerate(mine):
+            cells = []
+            for metric in shown:
+                value, (_, factor) = variant.value(metric.name), units[metric.name]
+                cells.append(
+                    Cell(catalog.text_of(None if value is None else value * factor), place in best[metric.name])
+                )
+            rows.append((variant.label, f"{variant.value('finished') or 0:,.0f}", cells))
+        bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
+    columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
+    return {"groups": groups, "columns": columns, "bodies": bodies}
+
+
+def _outcomes(found: Sequence[Variant]) -> list[str]:
+    """A sentence for every variant of which some requests did not finish."""
+    told = []
+    several = len(rates_of(found)) > 1
+    for variant in found:
+        ended = {status: variant.value(status) or 0.0 for status in STATUSES}
+        words = [f"{count:,.0f} {status.replace('_', ' ')}" for status, count in ended.items() if count]
+        if words:
+            where = f" at {rate_name(variant.rate_per_s)}" if several else ""
+            told.append(f"{variant.label}{where}: {', '.join(words)} of {variant.value('requests') or 0:,.0f} requests")
+    return told
+
+
+def _details(found: Sequence[Variant]) -> dict[str, Any]:
+    """All numbers of summary.json: metrics down, variants across."""
+    names = dict.fromkeys(name for variant in found for run in variant.runs for name in run.summary)
+    rows = []
+    for name in names:
+        values = [[run.summary.get(name) for run in variant.runs] for variant in found]
+        if name in DETAILS_LEFT_OUT or any(isinstance(v, str | list | dict) for each in values for v in each):
+            continue
+        if any(isinstance(v, bool) for each in values for v in each):
+            rows.append((name, ["yes" if each[0] else "no" for each in values]))
+        else:
+            rows.append((name, [catalog.text_of(variant.value(name)) for variant in found]))
+    several = len(rates_of(found)) > 1
+    heads = [(variant.label, rate_name(variant.rate_per_s) if several else "") for variant in found]
+    return {"heads": heads, "rows": rows}
+
+
+def _swatch(look: Look) -> dict[str, str]:
+    """How to draw a policy's line in SVG."""
+    dash = "" if look.dash == "-" else " ".join(f"{2 * length:g}" for length in look.dash[1])
+    return {"color": look.color, "dash": dash}
+
+
+def _write(files: dict[Path, bytes]) -> None:
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.part") for path in files}
+    try:
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path].write_bytes(content)
+        for path in reversed(files):  # the HTML comes first and is renamed last
+            temporary[path].replace(path)
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)

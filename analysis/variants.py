@@ -1,0 +1,84 @@
+"""Runs -> variants: one policy at one rate with its replications, a line in a plot and a row of the table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from .load import Run, replication
+
+
+@dataclass(eq=False)
+class Variant:
+    """One policy at one rate: a line in a plot, a row of the table. `runs` are its replications."""
+
+    label: str
+    rate_per_s: float | None
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def first(self) -> Run:
+        """The replication that stands for all where a picture can show only one, as in timelines."""
+        return self.runs[0]
+
+    @property
+    def note(self) -> str:
+        return self.first.note
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each replication that has it."""
+        found = [run.summary.get(metric) for run in self.runs]
+        return [float(value) for value in found if value is not None]
+
+    def value(self, metric: str) -> float | None:
+        """Mean over replications; None: no data."""
+        found = self.values(metric)
+        return sum(found) / len(found) if found else None
+
+    def latencies(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `Run.latencies`, of all replications together."""
+        parts = [run.latencies(name) for run in self.runs]
+        return np.concatenate([values for values, _ in parts]), np.concatenate([weights for _, weights in parts])
+
+
+def variants(runs: Sequence[Run]) -> list[Variant]:
+    """Runs by policy and rate, in the order of the scenario's policies (else that of the folders) and of the rates.
+
+    Runs of one policy and rate that are not replications of each other (two folders given by hand) are kept apart by
+    their folders' names.
+    """
+    families: dict[tuple[str, float | None, Path], list[Run]] = {}
+    for run in runs:
+        families.setdefault((run.policy, run.rate_per_s, _family(run.folder)), []).append(run)
+    apart = _names_apart([family for _, _, family in families])
+    seen = [key[:2] for key in families]
+    ambiguous = {policy for policy, rate in seen if seen.count((policy, rate)) > 1}
+    made = []
+    for (policy, rate, family), members in families.items():
+        label = f"{policy} ({apart[family]})" if policy in ambiguous else policy
+        made.append(Variant(label, rate, sorted(members, key=lambda run: replication(run.folder))))
+    order = [str(label) for run in runs for label in run.scenario.get("policies") or ()]
+    order += [variant.label for variant in made]
+    return sorted(made, key=lambda each: (order.index(_known(each, order)), each.label, each.rate_per_s or 0.0))
+
+
+def _family(folder: Path) -> Path:
+    """What replications have in common: rep-0, rep-1 ... stand in one folder."""
+    whole = folder.resolve()
+    return whole.parent if whole.name.startswith("rep-") else whole
+
+
+def _names_apart(folders: Sequence[Path]) -> dict[Path, str]:
+    """The shortest ends of these paths that differ."""
+    length = 1
+    while True:
+        names = {folder: "/".join(folder.parts[-length:]) for folder in folders}
+        if len(set(names.values())) == len(names) or length >= max(len(folder.parts) for folder in folders):
+            return names
+        length += 1
+
+
+def _known(variant: Variant, order: Sequence[str]) -> str:
+    """The variant's place in the order: its policy's, where its label had to be made longer."""
+    return variant.first.policy if variant.first.policy in order else variant.label

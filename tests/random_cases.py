@@ -1,0 +1,116 @@
+"""Random small clusters with everything at once: tight KV, prefixes, priorities, stop tokens, noise, closed loops."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import sim
+from sim.request import Request
+from sim.workload.source import Fixed
+
+
+def case(rng: random.Random) -> tuple[dict[str, Any], list[Request]]:
+    """A scenario's mapping and the requests to run on it."""
+    block_size = rng.choice([1, 4, 16, 32])
+    longest = rng.choice([200, 600, 2000])
+    budget = rng.choice([16, 64, 256, 2048])
+    most = min(rng.choice([1, 3, 8, 32, 64]), budget)
+    blocks = -(-longest // block_size) + rng.choice([0, 1, 5, 50, 2000]) + 1
+    caching = rng.random() < 0.6
+    chunked = rng.random() < 0.85
+    if not chunked:
+        budget = max(budget, longest)
+    policy: dict[str, Any] = {
+        "name": "vllm",
+        "max_num_seqs": most,
+        "max_num_batched_tokens": budget,
+        "enable_chunked_prefill": chunked,
+        "scheduling_policy": rng.choice(["fcfs", "fcfs", "priority"]),
+        "long_prefill_token_threshold": rng.choice([0, 0, 7, 50]),
+        "long_prefill_token_threshold_adaptive": rng.random() < 0.3,
+        "scheduler_reserve_full_isl": rng.random() < 0.7,
+        "watermark": rng.choice([0.0, 0.0, 0.05, 0.2]),
+        "async_scheduling": rng.random() < 0.6,
+    }
+    if rng.random() < 0.15:
+        policy = {
+            "name": "static",
+            "batch_size": rng.choice([1, 3, 8]),
+            "max_queue_delay_s": rng.choice([0.0, 0.02, 0.3]),
+            "return_results": rng.choice(["as_each_ends", "end_of_batch"]),
+        }
+        blocks = -(-longest // block_size) * policy["batch_size"] + 2
+    step = {"base_s": 0.005, "per_token_s": 2e-5, "per_context_token_s": 1e-7}
+    data = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100_sxm",
+        "replicas": rng.choice([1, 1, 1, 2, 3]),
+        "router": rng.choice(["round_robin", "least_requests"]),
+        "engine": {
+            "block_size": block_size,
+            "num_gpu_blocks_override": blocks,
+            "max_model_len": longest,
+            "enable_prefix_caching": caching,
+        },
+        "policy": policy,
+        "workload": {"num_requests": 1000, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 1},
+        "cost": {"name": "linear", **step, "noise": rng.choice([False, {"sigma": 0.05}, {"sigma": 0.05}])},
+        "seed": rng.randrange(1000),
+    }
+    if rng.random() < 0.2:
+        data["workload"] = {
+            "num_requests": rng.randint(5, 60),
+            "arrivals": {
+                "name": "closed_loop",
+                "concurrency": rng.randint(1, 12),
+                "think_time_s": rng.choice([0.0, 0.0, 0.05]),
+                "think_time": rng.choice(["constant", "exponential"]),
+            },
+            "prompt_tokens": {"name": "uniform", "min": 1, "max": rng.choice([20, longest + 20])},
+            "output_tokens": {"name": "uniform", "min": 1, "max": rng.choice([3, 60, 300])},
+            "ignore_eos": rng.random() < 0.5,
+        }
+    if rng.random() < 0.3:
+        data["workload"]["duration_s"] = rng.choice([0.05, 0.3, 1.0, 3.0])
+    return data, requests(rng, longest, caching)
+
+
+def requests(rng: random.Random, longest: int, shared: bool) -> list[Request]:
+    made: list[Request] = []
+    now, rate = 0.0, rng.choice([1, 10, 60, 300])
+    coarse = rng.random() < 0.15  # times that tie with each other
+    for index in range(rng.randint(5, 60)):
+        if rng.random() < 0.8:
+            now += rng.expovariate(rate)
+        if coarse:
+            now = round(now, 2)
+        prompt = rng.randint(1, longest - 1 if rng.random() < 0.2 else min(longest - 1, 120))
+        output = rng.randint(1, rng.choice([3, 40, 300]))
+        prefix: list[tuple[str, int]] = []
+        if shared and rng.random() < 0.6:
+            if rng.random() < 0.5:
+                prefix = [(f"sys{rng.randint(0, 2)}", rng.randint(1, prompt))]
+            elif made:
+                other = rng.choice(made[-4:])
+                prefix = list(other.prefix)
+                own = other.prompt_tokens - sum(n for _, n in prefix)
+                if own > 0:
+                    prefix.append((f"own:{other.id}", own))
+                prefix.append((f"out:{other.id}", rng.randint(1, other.output_tokens)))
+                prompt = min(longest - 1, sum(n for _, n in prefix) + rng.randint(0, 40))
+                left, kept = prompt, []
+                for segment, n in prefix:
+                    if left > 0:
+                        kept.append((segment, min(n, left)))
+                    left -= n
+                prefix = kept
+        most = output + rng.randint(0, 50) if rng.random() < 0.5 else output
+        made.append(Request(index, f"r{index}", now, prompt, output, most, rng.randint(0, 3), tuple(prefix)))
+    return made
+
+
+def run(data: dict[str, Any], asked: list[Request], fast_forward: bool) -> sim.Result:
+    scenario = sim.from_mapping({**data, "fast_forward": fast_forward})
+    own = data["workload"]["arrivals"] != "batch"
+    return sim.simulate(scenario, source=None if own else Fixed(iter(asked), len(asked)))
