@@ -27,6 +27,11 @@ TERMINAL = (
     *("request_throughput", "output_throughput", "request_goodput"),
 )
 """Those of `KEY` for which 80 columns are enough when policies and rates stand below each other."""
+SETTINGS = frozenset(
+    "name policy rate_per_s seed replication model gpu tensor_parallel_size replicas kv_tokens kv_blocks max_model_len"
+    " response_s warmup_s streamed note".split()
+)
+"""Fields of summary.json that say how a run was made, not what came out."""
 SLO_OF = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2el": "e2e_ms"}
 WORST_FOR_MS = 20_000.0
 """From here on milliseconds are hard to read, and seconds are shown."""

@@ -18,8 +18,6 @@ from .variants import Variant, variants
 __all__ = ["COLUMNS", "comparison", "table", "write_report"]
 
 COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
-SETTINGS = {"policy", "rate_per_s", "warmup_s", "note", "streamed"}
-"""Fields of summary.json that say how a run was made, not what came out."""
 MOST_COLUMNS = 4
 """More policies than this stand below each other."""
 
@@ -32,7 +30,7 @@ def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
     """
     rows = []
     for variant in variants(find(run_folders)):
-        names = dict.fromkeys(name for run in variant.runs for name in run.summary if name not in SETTINGS)
+        names = dict.fromkeys(name for run in variant.runs for name in run.summary if name not in catalog.SETTINGS)
         for name in names:
             if any(isinstance(run.summary.get(name), str | list | dict | bool) for run in variant.runs):
                 continue

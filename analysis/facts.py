@@ -24,8 +24,9 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         processes = _joined(lambda scenario: _process(_arrivals(scenario)), [run.scenario for run in runs])
         made = [(what, f"{processes}, {listed} requests/s" if what == "Traffic" else value) for what, value in made]
     counts = sorted({int(run.summary.get("requests") or 0) for run in runs})
-    spread = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    made.append(("Requests", f"{spread} in each run" if len(runs) > 1 else spread))
+    made.append(("Requests", _from_to(counts) + (" in each run" if len(runs) > 1 else "")))
+    tokens = sorted({int(run.summary.get("kv_tokens") or 0) for run in runs} - {0})
+    made.insert(2, ("KV cache", f"{_from_to(tokens)} tokens a replica" if tokens else ""))
     warmups = sorted({run.warmup_s for run in runs})
     if warmups != [0.0]:
         made.append(("Warm-up cut", ", ".join(f"{warmup:g} s" for warmup in warmups)))
@@ -33,6 +34,10 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     versions = dict.fromkeys(str(run.info.get("version")) for run in runs if run.info.get("version"))
     made.append(("Simulated with", ", ".join(f"servesim {version}" for version in versions)))
     return [(what, value) for what, value in made if value]
+
+
+def _from_to(ordered: Sequence[int]) -> str:
+    return f"{ordered[0]:,}" + (f" to {ordered[-1]:,}" if len(ordered) > 1 else "")
 
 
 def _joined(tell: Callable[[Scenario], str], scenarios: Sequence[Scenario]) -> str:

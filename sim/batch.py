@@ -37,10 +37,18 @@ class Plan:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.all_decode = False  # everybody who decodes; else those among `entries`
-        self.some_decode = False  # there are such among `entries`
         self.entries: dict[Sequence, int] = {}  # sequence -> tokens to compute, in scheduling order
         self.preempted: list[Sequence] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Nothing is planned. What was handed out before stays as it is."""
+        if self.entries:
+            self.entries = {}
+        if self.preempted:
+            self.preempted = []
+        self.all_decode = False  # everybody who decodes; else those among `entries`
+        self.some_decode = False  # there are such among `entries`
         self.repeat: float = inf  # steps; the engine knows the other limits
         self.padding = 0  # decoding rows that are computed for nobody
         self.padded_prompt = 0  # tokens to which every prompt of the step is padded
@@ -78,7 +86,7 @@ class Batch:
     def steady(self, budget: int) -> bool:
         """Whether all that run decode, fit the budget and get their blocks: then their order does not matter."""
         decodes = self.decodes
-        return not self.partial and len(decodes.members) <= budget and decodes.blocks() <= self.kv.free
+        return not self.partial and len(decodes.members) <= budget and decodes.due() <= self.kv.free
 
     def under_way(self, seq: Sequence) -> int:
         """Outputs of a decoding sequence that are scheduled and not yet known: 0 or 1."""
@@ -130,7 +138,7 @@ class Batch:
     def take_all(self) -> None:
         """This step takes all that decode."""
         decodes = self.decodes
-        if n := decodes.blocks():
+        if n := decodes.due():
             self.kv.take(n)
         self.plan.all_decode = bool(decodes.members)
 

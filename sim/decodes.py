@@ -78,12 +78,14 @@ class DecodeSet:
         self._last = [(seq.last_tick, seq.order, seq) for seq in self.members]
         heapq.heapify(self._last)
 
-    def blocks(self, ticks: int = 1, after: int = 0) -> int:
+    def due(self) -> int:
+        """New blocks that the next tick needs."""
+        return self.by_position[self.tick % self.block_size]
+
+    def blocks(self, ticks: int, after: int = 0) -> int:
         """New blocks that the next `ticks` ticks need, `after` some."""
         size, by = self.block_size, self.by_position
         at = (self.tick + after) % size
-        if ticks == 1:
-            return by[at]
         cycles, rest = divmod(ticks, size)
         total = sum(by[at : at + rest])
         if at + rest > size:
@@ -121,6 +123,10 @@ class DecodeSet:
             if tick == seq.last_tick and order == seq.order:
                 return tick - self.tick + 1
             heapq.heappop(last)
+
+    def some_end(self) -> bool:
+        """Whether a member has had its last tick, or has it next."""
+        return bool(self._last) and self._last[0][0] <= self.tick
 
     def at_last(self) -> list[Sequence]:
         """Those whom the next tick takes for the last time."""

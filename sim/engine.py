@@ -6,8 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .batch import Plan
-from .environment import STEP_END, Environment
+from .environment import STEP_END, Call, Environment
 from .lane import Lane
 from .request import DECODING, FAILED, FINISHED, Sequence
 from .watchdog import Watchdog
@@ -15,6 +14,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .batch import Plan
     from .cost import StepCost
     from .kv import BlockPool
     from .policies.base import Policy
@@ -60,7 +60,8 @@ class Engine:
         self._held: list[Sequence] = []  # ended, delivered when the batch has ended
         self._now_s = 0.0
         self._idle = True
-        self._wake_up = 0  # serial number of the wake-up that counts
+        self._wake_s = -1.0  # when the wake-up that counts comes; others are out of date
+        self._call, self._rank = Call(self._wake), STEP_END + number
 
     def submit(self, seq: Sequence) -> None:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
@@ -84,7 +85,7 @@ class Engine:
         while lane.processed < min(within, lane.step):
             lane.process()
         self._collect()
-        self._wake_up += 1
+        self._wake_s = -1.0
         self.log.stop(within)
         for seq in self.unfinished():
             self._truncate(seq, within)
@@ -98,12 +99,13 @@ class Engine:
     # -- the loop
 
     def _wake_at(self, time_s: float) -> None:
-        self._wake_up += 1
-        self.env.at(time_s, self._wake, self._wake_up, STEP_END + self.number)
+        self._wake_s = time_s
+        self.env.call_at(time_s, self._call, self._rank)
 
-    def _wake(self, event: Any) -> None:
-        if event._value != self._wake_up:
+    def _wake(self, _: Any) -> None:
+        if self.env._now != self._wake_s:
             return
+        self._wake_s = -1.0
         self._idle = False
         lane, inbox = self.lane, self._inbox
         ends = lane.ends
@@ -113,7 +115,10 @@ class Engine:
             end_s = ends[lane.processed]
             if end_s > self._now_s:
                 self._now_s = end_s
-            lane.process()
+            if lane.outputs_matter():
+                lane.process()
+            else:
+                lane.processed += 1
         else:
             self._now_s = self.env._now
         if lane.left or lane.done:
@@ -150,7 +155,8 @@ class Engine:
         if ends and ends[-1] > now_s:
             start_s = ends[-1]
         lane.start_s = start_s
-        plan = lane.plan = Plan()
+        plan = lane.plan
+        plan.clear()
         self.policy.decide(lane, now_s)
         if lane.gone:
             lane.gone.clear()

@@ -16,14 +16,22 @@ STEP_END = 3_000_000
 
 
 class Call:
-    """The least that SimPy takes for an event: one callback, no failure."""
+    """The least that can stand in SimPy's queue: one callback, which it may take again and again."""
 
-    __slots__ = ("_value", "callbacks")
+    __slots__ = ("_value", "callback")
     _ok = True
 
-    def __init__(self, callback: Callable[[Any], None], value: Any) -> None:
-        self.callbacks: tuple[Callable[[Any], None], ...] | None = (callback,)
+    def __init__(self, callback: Callable[[Any], None], value: Any = None) -> None:
+        self.callback = callback
         self._value = value
+
+    @property
+    def callbacks(self) -> tuple[Callable[[Any], None], ...]:
+        """For SimPy's own step(), which empties an event when it is processed; a call stays as it is."""
+        return (self.callback,)
+
+    @callbacks.setter
+    def callbacks(self, _: None) -> None: ...
 
 
 class Environment(simpy.Environment):
@@ -32,6 +40,10 @@ class Environment(simpy.Environment):
     def at(self, time_s: float, callback: Callable[[Any], None], value: Any = None, rank: int = ARRIVAL) -> None:
         """Call back at `time_s`, with an event whose `_value` is `value`; of one instant the lower rank first."""
         heapq.heappush(self._queue, (time_s, rank, next(self._eid), Call(callback, value)))  # type: ignore[arg-type]
+
+    def call_at(self, time_s: float, call: Call, rank: int) -> None:
+        """The same, with a call made before."""
+        heapq.heappush(self._queue, (time_s, rank, next(self._eid), call))  # type: ignore[arg-type]
 
     def halt(self) -> None:
         """Nothing more happens."""
@@ -42,6 +54,9 @@ class Environment(simpy.Environment):
         queue, pop = self._queue, heapq.heappop
         while queue and queue[0][0] < end_s:
             self._now, _, _, event = pop(queue)
+            if type(event) is Call:
+                event.callback(event)
+                continue
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
             for callback in callbacks:
                 callback(event)

@@ -48,7 +48,8 @@ class Lane(Batch):
                     self.partial.pop(seq, None)
                 else:
                     self.partial[seq] = None
-        self._end(step)
+        if decodes.some_end():
+            self._end(step)
         for seq in whole:
             seq.joined = step
             tick = decodes.tick
@@ -58,7 +59,8 @@ class Lane(Batch):
             else:
                 decodes.add(seq, self.lag if seq.stops else 0)
         self.progress += len(whole)
-        self._mark_ends(step)
+        if self.left or self.lag and decodes.some_end():
+            self._mark_ends(step)
         return len(whole)
 
     def settle(self, first: int, steps: int) -> int:
@@ -80,8 +82,9 @@ class Lane(Batch):
         if processed > self.processed:
             self.processed = processed
         decodes.advance(first, steps)
-        self._end(last)
-        self._mark_ends(last)
+        if decodes.some_end():
+            self._end(last)
+            self._mark_ends(last)
         return released
 
     def process(self) -> None:
@@ -112,6 +115,10 @@ class Lane(Batch):
             seq.state = DONE
         self.done += done
         self.gone += done
+
+    def outputs_matter(self) -> bool:
+        """Whether processing the outputs of a step under way may change anything but that they are known."""
+        return bool(self._leaving or self._late or self._stopping)
 
     def releases_due(self) -> bool:
         """Whether outputs under way will give back a place or blocks."""

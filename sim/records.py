@@ -59,13 +59,13 @@ class StepLog:
         self.content: list[dict[str, Any]] | None = [] if content else None
         self.ticks = 0  # when stopped: how many there were
         self.steps = 0  # likewise
-        self._rows = array("d")
-        self._growth = array("l")  # of the steps of stretches after their first: new blocks
+        self._rows: list[float] = []
+        self._growth: list[int] = []  # of the steps of stretches after their first: new blocks
         self._pending = 0
 
     def grow(self, blocks: list[int]) -> None:
         """New blocks that each step of a stretch takes, but its first; before its row is added."""
-        self._growth.fromlist(blocks)
+        self._growth += blocks
 
     def add(
         self, first: int, steps: int, tick: int, decided_s: float, seqs: int, emitted: int, prefill: int, decode: int,
@@ -76,9 +76,9 @@ class StepLog:
         context and used (KV blocks) are the first step's; `released` blocks came back before the second, the last
         gave no token for `overrun` of its sequences.
         """
-        self._rows.extend(
-            (first, steps, tick, decided_s, seqs, emitted, prefill, decode, context, used, released, waiting,
-             preempted, overrun)
+        self._rows += (
+            first, steps, tick, decided_s, seqs, emitted, prefill, decode, context, used, released, waiting, preempted,
+            overrun,
         )  # fmt: skip
         self._pending += steps
         if self._pending >= GROUP:
@@ -128,8 +128,8 @@ class StepLog:
         )
 
     def _flush(self, held_back: int) -> None:
-        rows = np.frombuffer(self._rows, dtype=float).reshape(-1, self.WIDTH)
-        rows = rows[: len(rows) - held_back] if held_back else rows
+        kept = len(self._rows) - held_back * self.WIDTH
+        rows = np.array(self._rows[: max(kept, 0)], dtype=float).reshape(-1, self.WIDTH)
         if not len(rows):
             return
         count = rows[:, 1].astype(np.int64)
@@ -148,7 +148,7 @@ class StepLog:
         emitted[heads + count - 1] -= rows[:, 13]
         preempted[later] = 0
         grown = np.zeros(total)
-        grown[later] = np.frombuffer(self._growth, dtype=np.dtype("l"))[: total - len(rows)]
+        grown[later] = self._growth[: total - len(rows)]
         taken = np.cumsum(grown)
         used += taken - np.repeat(taken[heads], count) - released * later
         columns = {
@@ -168,8 +168,7 @@ class StepLog:
             "waiting": waiting,
             "preempted": preempted,
         }
-        kept = len(rows) * self.WIDTH
-        del rows, ends
+        del ends  # or the clock could not grow
         del self._rows[:kept]
         del self._growth[: total - len(count)]
         self._pending -= total

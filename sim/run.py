@@ -195,8 +195,8 @@ class _Run:
         )
         return {
             "name": scenario.name,
-            "policy": self.pool.policy.name,
-            "rate_per_s": scenario.workload.arrivals.params.get("rate_per_s"),
+            "policy": scenario.policy_label,
+            "rate_per_s": scenario.rate_per_s,
             "seed": scenario.seed,
             "replication": self.replication,
             "model": self.pool.model.name,

@@ -143,11 +143,24 @@ class Scenario(Section):
     _document: yamlfile.Document = PrivateAttr()
     _origins: shorthand.Origins = PrivateAttr()
     _folder: FilePath = PrivateAttr()
+    _label: str | None = PrivateAttr(default=None)
+    _rate_per_s: float | None = PrivateAttr(default=None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scenario) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def policy_label(self) -> str:
+        """What results call the policy: its label among `policies`, else its name."""
+        return self._label or next(iter(self.cluster.pools.values())).policy.name
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Requests a second that were asked for; None where arrivals have no rate, as in a trace at its own."""
+        rate = self.workload.arrivals.params.get("rate_per_s")
+        return self._rate_per_s if rate is None else float(rate)
 
     def resolve(self, path: str) -> FilePath:
         """The real path of a file that the scenario names, relative to the scenario's own file."""
@@ -168,6 +181,7 @@ class Scenario(Section):
         changed._origins = self._origins.copy()
         for label in pools:
             changed._origins.move(("cluster", "pools", label, "policy"), shorthand.chosen_path(word, self.policies))
+        changed._label = word
         return _settled(changed)
 
     def with_rate(self, rate_per_s: float) -> "Scenario":
@@ -176,7 +190,9 @@ class Scenario(Section):
             arrivals = consistency.at_rate(self, rate_per_s)
         except Complaint as complaint:
             raise self.error(complaint.under("workload", "arrivals")) from None
-        return _settled(self.model_copy(update={"workload": self.workload.model_copy(update={"arrivals": arrivals})}))
+        changed = self.model_copy(update={"workload": self.workload.model_copy(update={"arrivals": arrivals})})
+        changed._rate_per_s = rate_per_s
+        return _settled(changed)
 
     def to_yaml(self) -> str:
         """The long form as YAML. File names stay as written, so that equal scenarios give equal bytes in any folder."""

@@ -127,6 +127,9 @@ def _slo(every: Sequence[Axes], variants: Sequence[Variant], name: str, factor: 
         low, high = axes.get_xlim()
         if low < limit * factor < high:
             axes.axvline(limit * factor, color=style.INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=2)
-            at = (limit * factor, 0.02)
-            text = axes.annotate("SLO", at, (3, 0), textcoords="offset points", size=7.5, color=style.INK)
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})
+            share = axes.transAxes.inverted().transform(axes.transData.transform((limit * factor, 0.0)))[0]
+            clear = share > 0.4 or not axes.get_title(loc="left")  # above the panel, if its title leaves room
+            at = (limit * factor, 1.0 if clear else 0.0)
+            offset = (0, 2) if clear else (3, 3)
+            text = axes.annotate("SLO", at, offset, axes.get_xaxis_transform(), textcoords="offset points", size=7.5)
+            text.set_horizontalalignment("center" if clear else "left")

@@ -27,7 +27,7 @@ def against_rate(variants: Sequence[Variant]) -> Plot:
 
 def _draw(variants: Sequence[Variant], title: str) -> Figure:
     look = style.looks(variants)
-    handles = [Line2D([], [], color=o.color, linestyle=o.dash, marker=o.marker, label=p) for p, o in look.items()]
+    handles = [Line2D([], [], color=o.color, marker=o.marker, label=p) for p, o in look.items()]
     handles += [Line2D([], [], color=style.MUTED, linestyle=dash, label=name) for dash, name in _KINDS]
     note = style.note_of(variants)
     figure, every = style.frame(title, 6, columns=3, panel_height=2.75, handles=handles, note=note, sharex=True)
@@ -82,9 +82,7 @@ def _rate_of(
         style.no_data(axes, "no SLO given" if metric == "request_goodput" else "no data")
         return
     for label, one in look.items():
-        axes.plot(
-            *_line(variants, label, metric), color=one.color, linestyle=one.dash, marker=one.marker, markersize=4.5
-        )
+        axes.plot(*_line(variants, label, metric), color=one.color, marker=one.marker, markersize=4.5)
     axes.set_ylim(bottom=0)
     style.scale(axes, "y", False)
     axes.set_ylabel(unit)

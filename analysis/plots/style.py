@@ -20,7 +20,15 @@ from ..variants import Variant
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
 """Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white."""
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (6, 1.6)),
+    (0, (2.4, 1.3)),
+    (0, (7, 1.4, 1.6, 1.4)),
+    (0, (1.1, 1.1)),
+    (0, (5, 1.2, 1, 1.2, 1, 1.2)),
+)
+"""Each policy has its own too, so that one line shows through another that lies on it."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, MUTED, FAINT, AMBER = "#1c2430", "#5b6675", "#e4e8ee", "#8a5300"
 MOST_LINES = 6
@@ -75,11 +83,10 @@ class Look:
 
 
 def looks(variants: Sequence[Variant]) -> dict[str, Look]:
-    """Policy label -> look, in the order of the variants; after a palette's length the dashes change."""
+    """Policy label -> look, in the order of the variants."""
     labels = list(dict.fromkeys(variant.label for variant in variants))
-    size = len(PALETTE)
     return {
-        label: Look(PALETTE[i % size], DASHES[i // size % len(DASHES)], MARKERS[i % len(MARKERS)])
+        label: Look(PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)], MARKERS[i % len(MARKERS)])
         for i, label in enumerate(labels)
     }
 
@@ -127,7 +134,7 @@ def frame(
     width = width or (WIDE if columns > 1 else NARROW)
     rows = math.ceil(panels / columns)
     names = [str(handle.get_label()) for handle in handles]
-    across = max(1, int((width - 0.3) / (0.55 + 0.078 * max(map(len, names), default=1))))
+    across = max(1, int((width - 0.3) / (0.64 + 0.078 * max(map(len, names), default=1))))
     legend_rows = math.ceil(len(names) / across)
     top, bottom = 0.42 + 0.215 * legend_rows + 0.06 * bool(names), 0.27 if note else 0.05
     height = rows * panel_height + top + bottom
@@ -141,7 +148,11 @@ def frame(
     if names:
         at = (0.02 / width, 1 - 0.34 / height)
         legend = figure.legend(
-            handles=list(handles), ncols=min(across, len(names)), loc="upper left", bbox_to_anchor=at
+            handles=list(handles),
+            ncols=min(across, len(names)),
+            loc="upper left",
+            bbox_to_anchor=at,
+            handlelength=2.7,
         )
         legend.set_frame_on(False)
         legend.set_in_layout(False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from ..load import Run
 from ..stats import binned_mean
@@ -48,7 +49,7 @@ def _draw_lines(variants: Sequence[Variant], title: str) -> Figure:
     look = style.looks(variants)
     one_policy = len(look) == 1
     rates = _chosen(style.rates_of(variants))
-    handles = [] if one_policy else [one.line(label=label) for label, one in look.items()]
+    handles = [] if one_policy else [Line2D([], [], color=one.color, label=label) for label, one in look.items()]
     columns = len(rates)
     figure, every = style.frame(
         title,
@@ -70,12 +71,10 @@ def _draw_lines(variants: Sequence[Variant], title: str) -> Figure:
             axes = every[row * columns + column]
             for variant in mine:
                 values = _values(variant.first, name, edges)
-                one = look[variant.label]
                 axes.plot(
                     edges[:-1] / seconds,
                     values,
-                    color=one.color,
-                    linestyle=one.dash,
+                    color=look[variant.label].color,
                     linewidth=1.5,
                     drawstyle="steps-post",
                 )
@@ -156,6 +155,6 @@ def _values(run: Run, name: str, edges_s: np.ndarray) -> np.ndarray:
             end = np.append(start[1:], end[-1])
         found += binned_mean(start, end, lane[column].to_numpy(dtype=float), edges_s)
     if name == "kv":
-        found /= float(run.summary.get("kv_blocks") or np.nan)
+        found /= float(run.summary.get("kv_blocks_total") or np.nan)
     found[edges_s[:-1] >= float(steps["end_s"].max())] = np.nan
     return found

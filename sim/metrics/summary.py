@@ -66,7 +66,7 @@ def summarise(
     found.update(_throughput(facts, duration, slo or {}))
     found.update(summarise_steps(steps, warmup_s, end_s, kv_blocks_total or {}))
     found.update(facts.concurrency(duration))
-    found["engines"], found["kv_blocks"] = len(kv_blocks_total or {}), sum((kv_blocks_total or {}).values())
+    found["engines"], found["kv_blocks_total"] = len(kv_blocks_total or {}), sum((kv_blocks_total or {}).values())
 
     measured = facts.measured
     latencies = {name: statistics(facts.of(name, measured)) for name in ("ttft", "e2el", "queue")}
