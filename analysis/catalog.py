@@ -99,15 +99,18 @@ def shown_in(unit: str, values: Sequence[float | None]) -> tuple[str, float]:
     return unit, 1.0
 
 
-def text_of(value: float | None) -> str:
-    """Three significant digits or more, thousands apart; an en dash where there is no data."""
+def text_of(value: float | None, whole: bool = False) -> str:
+    """Three significant digits or more, thousands apart; an en dash where there is no data. `whole`: a count."""
     if value is None:
         return "–"
     size = abs(value)
-    digits = (
-        0 if size >= 100 or value == int(value) else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
-    )
+    digits = 0 if whole or size >= 100 or not size else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     return f"{value:,.{digits}f}"
+
+
+def text_in(metric: Metric, value: float | None, factor: float) -> str:
+    """As the tables show it."""
+    return text_of(None if value is None else value * factor, whole=metric.unit == "times")
 
 
 def best_of(metric: Metric, values: Sequence[float | None]) -> set[int]:
@@ -117,7 +120,6 @@ def best_of(metric: Metric, values: Sequence[float | None]) -> set[int]:
         return set()
     best = min(there) if metric.better == "low" else max(there)
     _, factor = shown_in(metric.unit, values)
-    alike = {
-        i for i, value in enumerate(values) if value is not None and text_of(value * factor) == text_of(best * factor)
-    }
+    shown = text_in(metric, best, factor)
+    alike = {i for i, value in enumerate(values) if text_in(metric, value, factor) == shown}
     return alike if len(alike) < len(there) else set()

@@ -107,9 +107,7 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
             cells = []
             for metric in shown:
                 value, (_, factor) = variant.value(metric.name), units[metric.name]
-                cells.append(
-                    Cell(catalog.text_of(None if value is None else value * factor), place in best[metric.name])
-                )
+                cells.append(Cell(catalog.text_in(metric, value, factor), place in best[metric.name]))
             rows.append((variant.label, f"{variant.value('finished') or 0:,.0f}", cells))
         bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
     columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
@@ -140,7 +138,8 @@ def _details(found: Sequence[Variant]) -> dict[str, Any]:
         if any(isinstance(v, bool) for each in values for v in each):
             rows.append((name, ["yes" if each[0] else "no" for each in values]))
         else:
-            rows.append((name, [catalog.text_of(variant.value(name)) for variant in found]))
+            counts = all(v is None or isinstance(v, int) for each in values for v in each)
+            rows.append((name, [catalog.text_of(variant.value(name), counts) for variant in found]))
     several = len(rates_of(found)) > 1
     heads = [(variant.label, rate_name(variant.rate_per_s) if several else "") for variant in found]
     return {"heads": heads, "rows": rows}

@@ -96,11 +96,12 @@ def _draw_lines(variants: Sequence[Variant], title: str) -> Figure:
 def _scale(axes: Axes, name: str) -> None:
     """The common scale of a row of axes."""
     if name == "kv":
-        axes.set_ylim(0, 1.04)
+        axes.set_ylim(-0.02, 1.04)
         axes.set_yticks([0, 0.5, 1.0])
         style.percent(axes)
     else:
-        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+        top = max(1.0, axes.get_ylim()[1])
+        axes.set_ylim(-0.02 * top, top)  # so that a line of zeros can be seen
         style.scale(axes, "y", False)
 
 
