@@ -113,13 +113,12 @@ def text_in(metric: Metric, value: float | None, factor: float) -> str:
     return text_of(None if value is None else value * factor, whole=metric.unit == "times")
 
 
-def best_of(metric: Metric, values: Sequence[float | None]) -> set[int]:
-    """Places of the best of several values, as they are shown; none where all are alike or there is one value only."""
+def best_of(metric: Metric, values: Sequence[float | None], factor: float = 1.0) -> set[int]:
+    """Places of the best of several values, all those that look like it when shown with this factor; none where all
+    are alike or there is one value only."""
     there = [value for value in values if value is not None]
     if metric.better is None or len(there) < 2:
         return set()
-    best = min(there) if metric.better == "low" else max(there)
-    _, factor = shown_in(metric.unit, values)
-    shown = text_in(metric, best, factor)
+    shown = text_in(metric, min(there) if metric.better == "low" else max(there), factor)
     alike = {i for i, value in enumerate(values) if text_in(metric, value, factor) == shown}
     return alike if len(alike) < len(there) else set()

@@ -100,7 +100,7 @@ def cells(
 ) -> tuple[str, list[str]]:
     """(unit, texts) of one metric of policies that are compared; the unit is chosen for `whole`."""
     unit, factor = catalog.shown_in(metric.unit, values if whole is None else whole)
-    best = catalog.best_of(metric, values)
+    best = catalog.best_of(metric, values, factor)
     texts = [catalog.text_in(metric, value, factor) for value in values]
     return unit, [f"[bold]{text}*[/bold]" if i in best else text for i, text in enumerate(texts)]
 

@@ -31,7 +31,7 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
     if warmups != [0.0]:
         made.append(("Warm-up cut", ", ".join(f"{warmup:g} s" for warmup in warmups)))
     made.append(("Seed", _joined(lambda scenario: _text(scenario.get("seed")), [run.scenario for run in runs])))
-    versions = dict.fromkeys(str(run.info.get("version")) for run in runs if run.info.get("version"))
+    versions = dict.fromkeys(str(run.info["servesim"]) for run in runs if run.info.get("servesim"))
     made.append(("Simulated with", ", ".join(f"servesim {version}" for version in versions)))
     return [(what, value) for what, value in made if value]
 

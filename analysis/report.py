@@ -34,17 +34,17 @@ def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> lis
     Raises ResultError for a folder without a result; then nothing is written.
     """
     out = Path(out_html)
-    runs = find(run_folders)
-    found = variants(runs)
+    found = variants(find(run_folders))
+    runs = [run for variant in found for run in variant.runs]
     plots = draw_all(found)
-    files = {out: render(runs, found, plots).encode()}
+    files = {out: render(runs, found, plots, out.parent).encode()}
     files |= {out.with_name(f"{out.stem}-{plot.name}.png"): plot.png for plot in plots}
     _write(files)
     return list(files)
 
 
-def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot]) -> str:
-    """The HTML text."""
+def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot], beside: Path) -> str:
+    """The HTML text of a report that stands in the folder `beside`."""
     folder = Path(__file__).parent / "templates"
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, **options)
@@ -63,7 +63,7 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot])
         sections=[section for section in sections if section[2]],
         encoded={plot.name: base64.b64encode(plot.png).decode() for plot in plots},
         details=_details(found),
-        folders=[str(run.folder) for run in runs],
+        folders=[_seen_from(beside, run.folder) for run in runs],
     )
 
 
@@ -101,7 +101,10 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
     rates = rates_of(found)
     for rate in rates:
         mine = [variant for variant in found if variant.rate_per_s == rate]
-        best = {m.name: catalog.best_of(m, [variant.value(m.name) for variant in mine]) for m in shown}
+        best = {}
+        for metric in shown:
+            values = [variant.value(metric.name) for variant in mine]
+            best[metric.name] = catalog.best_of(metric, values, units[metric.name][1])
         rows = []
         for place, variant in enumerate(mine):
             cells = []
@@ -115,16 +118,17 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
 
 
 def _outcomes(found: Sequence[Variant]) -> list[str]:
-    """A sentence for every variant of which some requests did not finish."""
-    told = []
+    """What a reader must know: for every variant the requests that did not finish, and its warnings."""
+    told: dict[str, None] = {}
     several = len(rates_of(found)) > 1
     for variant in found:
+        where = f"{variant.label} at {rate_name(variant.rate_per_s)}" if several else variant.label
         ended = {status: variant.value(status) or 0.0 for status in STATUSES}
         words = [f"{count:,.0f} {status.replace('_', ' ')}" for status, count in ended.items() if count]
         if words:
-            where = f" at {rate_name(variant.rate_per_s)}" if several else ""
-            told.append(f"{variant.label}{where}: {', '.join(words)} of {variant.value('requests') or 0:,.0f} requests")
-    return told
+            told[f"{where}: {', '.join(words)} of {variant.value('requests') or 0:,.0f} requests"] = None
+        told |= {f"{variant.label}: {text}": None for run in variant.runs for text in run.info.get("warnings") or ()}
+    return list(told)
 
 
 def _details(found: Sequence[Variant]) -> dict[str, Any]:
@@ -149,6 +153,12 @@ def _swatch(look: Look) -> dict[str, str]:
     """How to draw a policy's line in SVG."""
     dash = "" if look.dash == "-" else " ".join(f"{2 * length:g}" for length in look.dash[1])
     return {"color": look.color, "dash": dash}
+
+
+def _seen_from(beside: Path, folder: Path) -> str:
+    """As a relative path where the folder stands below the report, so that both can be moved together."""
+    here, there = beside.resolve(), folder.resolve()
+    return str(there.relative_to(here)) if there.is_relative_to(here) and there != here else str(folder)
 
 
 def _write(files: dict[Path, bytes]) -> None:

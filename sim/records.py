@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from .columns import numbers, strings
 from .request import DECODING, FINISHED, Sequence
 
 if TYPE_CHECKING:
@@ -152,10 +153,10 @@ class StepLog:
         taken = np.cumsum(grown)
         used += taken - np.repeat(taken[heads], count) - released * later
         columns = {
-            "engine": np.full(total, self.engine, dtype=np.int32),
-            "lane": np.zeros(total, dtype=np.int32),
+            "engine": np.full(total, self.engine),
+            "lane": np.zeros(total),
             "step": np.arange(begin, begin + total),
-            "tick": pa.array((tick + nth).astype(np.int64), mask=tick < 0),
+            "tick": (tick + nth, tick < 0),
             "decided_s": decided,
             "start_s": start,
             "end_s": end,
@@ -215,7 +216,7 @@ class RequestLog:
 
     def _write(self, seqs: list[Sequence]) -> None:
         requests = [seq.request for seq in seqs]
-        ids = pa.array([r.id for r in requests], pa.string())
+        ids = [r.id for r in requests]
         engine = np.array([seq.engine for seq in seqs], dtype=np.int32)
         given = self._write_spans(seqs, ids, engine)
         arrival = np.array([r.arrival_s for r in requests])
@@ -241,33 +242,34 @@ class RequestLog:
             if seq.pauses and ended[i]:
                 early[i], late[i] = _paused(seq.pauses, first[i], finish[i] - self.response_s)
         nothing = np.zeros(len(seqs))
+        unended = ~ended
         columns = {
             "request_id": ids,
             "class": [r.cls for r in requests],
             "pool": [self.lanes[e][0] if e >= 0 else None for e in engine.tolist()],
-            "replica": pa.array(engine, mask=engine < 0),
+            "replica": (engine, engine < 0),
             "status": status,
             "reason": [seq.reason for seq in seqs],
-            "priority": [r.priority for r in requests],
+            "priority": np.array([r.priority for r in requests]),
             "arrival_s": arrival,
-            "first_scheduled_s": pa.array(scheduled, mask=never_scheduled),
-            "first_token_s": pa.array(delivered, mask=np.isnan(delivered)),
-            "finish_s": pa.array(finish, mask=~ended),
-            "prompt_tokens": [r.prompt_tokens for r in requests],
+            "first_scheduled_s": (scheduled, never_scheduled),
+            "first_token_s": (delivered, np.isnan(delivered)),
+            "finish_s": (finish, unended),
+            "prompt_tokens": np.array([r.prompt_tokens for r in requests]),
             "output_tokens": given,
-            "cached_tokens": [seq.hit_tokens for seq in seqs],
-            "preemptions": [seq.preemptions for seq in seqs],
-            "attempts": (engine >= 0).astype(np.int64),
-            "queue_s": pa.array(scheduled - arrival, mask=~ended),
-            "prefill_s": pa.array(first - scheduled - early, mask=~ended),
-            "decode_s": pa.array(finish - first - late, mask=~ended),
-            "preempted_s": pa.array(early + late, mask=~ended),
-            "transfer_s": pa.array(nothing, mask=~ended),
-            "retry_s": pa.array(nothing, mask=~ended),
+            "cached_tokens": np.array([seq.hit_tokens for seq in seqs]),
+            "preemptions": np.array([seq.preemptions for seq in seqs]),
+            "attempts": engine >= 0,
+            "queue_s": (scheduled - arrival, unended),
+            "prefill_s": (first - scheduled - early, unended),
+            "decode_s": (finish - first - late, unended),
+            "preempted_s": (early + late, unended),
+            "transfer_s": (nothing, unended),
+            "retry_s": (nothing, unended),
         }
         self.emit_requests(_table(columns, REQUESTS))
 
-    def _write_spans(self, seqs: list[Sequence], ids: pa.Array, engine: np.ndarray) -> np.ndarray:
+    def _write_spans(self, seqs: list[Sequence], ids: list[str], engine: np.ndarray) -> np.ndarray:
         """Returns the tokens that each has given."""
         flat = np.array(list(chain.from_iterable([seq.spans for seq in seqs])), dtype=float).reshape(-1, 3)
         owner = np.repeat(np.arange(len(seqs)), [len(seq.spans) // 3 for seq in seqs])
@@ -277,12 +279,13 @@ class RequestLog:
         given = np.bincount(owner, weights=tokens, minlength=len(seqs)).astype(np.int64)
         real = tokens > 0
         owner, goes_on = owner[real], goes_on[real]
+        whose = [ids[k] for k in owner.tolist()]
         columns = {
-            "request_id": ids.take(pa.array(owner)),
+            "request_id": whose,
             "engine": engine[owner],
-            "lane": np.zeros(len(owner), dtype=np.int32),
-            "first_step": pa.array(np.where(goes_on, 0, flat[real, 0]).astype(np.int64), mask=goes_on),
-            "first_tick": flat[real, 1].astype(np.int64),
+            "lane": np.zeros(len(owner)),
+            "first_step": (np.where(goes_on, 0, flat[real, 0]), goes_on),
+            "first_tick": flat[real, 1],
             "ticks": ticks[real],
             "tokens": tokens[real],
         }
@@ -312,10 +315,14 @@ def _paused(pauses: list[float], first_token_s: float, finish_s: float) -> tuple
 
 
 def _table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """Columns are lists of strings, numbers, or numbers and where there are none."""
     arrays = []
     for field in schema:
         values = columns[field.name]
-        if isinstance(values, np.ndarray) and pa.types.is_integer(field.type):
-            values = values.astype(field.type.to_pandas_dtype(), copy=False)
-        arrays.append(values if isinstance(values, pa.Array) else pa.array(values, field.type))
+        if isinstance(values, list):
+            arrays.append(strings(values))
+        elif isinstance(values, tuple):
+            arrays.append(numbers(values[0], field.type, values[1]))
+        else:
+            arrays.append(numbers(values, field.type))
     return pa.Table.from_arrays(arrays, schema=schema)

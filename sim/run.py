@@ -11,9 +11,11 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
 from . import registry
+from .columns import values_of
 from .consistency import check
 from .engine import Engine
 from .environment import Environment
@@ -212,13 +214,11 @@ class _Run:
 
     def _last_s(self, requests: pa.Table) -> float:
         """When the last request ended; where some never did, when the last step ended."""
-        times = [engine.lane.ends[-1] for engine in self.engines if engine.lane.ends]
-        finish = pa.compute.max(requests["finish_s"]).as_py()
-        open_ended = any(engine.unfinished() for engine in self.engines)
-        if finish is not None and not open_ended:
-            return float(finish)
-        arrival = pa.compute.max(requests["arrival_s"]).as_py()
-        return max([*times, finish or 0.0, arrival or 0.0])
+        finish = values_of(requests["finish_s"])
+        if len(finish) and not np.isnan(finish).all() and not any(engine.unfinished() for engine in self.engines):
+            return float(np.nanmax(finish))
+        ends = [engine.lane.ends[-1] for engine in self.engines if engine.lane.ends]
+        return float(max([0.0, *ends, *finish[~np.isnan(finish)], *values_of(requests["arrival_s"])]))
 
 
 @contextmanager

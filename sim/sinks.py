@@ -36,7 +36,7 @@ class MemorySink:
 
     def close(self) -> None: ...
 
-    def table(self) -> pa.Table:
+    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
         return pa.concat_tables(self._tables)
 
 
@@ -79,8 +79,8 @@ class ParquetSink:
         if self._failed is not None:
             raise self._failed
 
-    def table(self) -> pa.Table:
-        return pq.read_table(self.path)
+    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
+        return _read(self.path, columns)
 
     def _write(self) -> None:
         while (table := self._queue.get()) is not None:
@@ -108,8 +108,8 @@ class PartedSink:
             part.path.unlink()
         whole.close()
 
-    def table(self) -> pa.Table:
-        return pq.read_table(self._whole[0])
+    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
+        return _read(self._whole[0], columns)
 
 
 class Sinks:
@@ -138,12 +138,13 @@ class Sinks:
             sink.close()
 
     def table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
-        """The rows of requests, spans or steps; once closed."""
+        """The rows of requests, spans or steps, all columns or some of a file's; once closed."""
         if name == "steps" and name not in self._all:
-            table: pa.Table = pa.concat_tables([sink.table() for sink in self.steps])
-        else:
-            sink = self._all[name]
-            if columns and not isinstance(sink, MemorySink):
-                return pq.read_table(sink.path if isinstance(sink, ParquetSink) else sink._whole[0], columns=list(columns))
-            table = sink.table()
+            return pa.concat_tables([sink.table() for sink in self.steps])
+        table: pa.Table = self._all[name].table(columns)
         return table
+
+
+def _read(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
+    with pq.ParquetFile(path) as file:  # pyarrow's read_table would import pandas
+        return file.read(columns=list(columns) if columns else None)

@@ -296,7 +296,7 @@ def write(
     (folder / "scenario.yaml").write_text(
         yaml.safe_dump(scenario(policy, rate_per_s, slo, seed, name, gpu), sort_keys=False)
     )
-    (folder / "run.json").write_text(json.dumps({"version": "0.1.0", "wall_s": 0.5, "steps": tables.steps.num_rows}))
+    (folder / "run.json").write_text(json.dumps({"servesim": "0.1.0", "wall_s": 0.5, "steps": tables.steps.num_rows}))
     return folder
 
 

@@ -1,47 +1,30 @@
-"""Random small clusters with everything at once: tight KV, prefixes, priorities, stop tokens, noise, closed loops."""
+"""Random small clusters with everything at once: tight KV, prefixes, priorities, stop tokens, noise, overload, closed
+loops, open loops with classes, front-end and response times."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import sim
 from sim.request import Request
-from sim.workload.source import Fixed
+from sim.workload.source import Fixed, Source
+
+OVERHEADS = str(Path(__file__).parent / "data" / "overheads.yaml")
+OWN = {"num_requests": 1000, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 1}
+"""Stands where the requests are made by `requests`, not by the scenario's workload."""
 
 
 def case(rng: random.Random) -> tuple[dict[str, Any], list[Request]]:
     """A scenario's mapping and the requests to run on it."""
     block_size = rng.choice([1, 4, 16, 32])
     longest = rng.choice([200, 600, 2000])
-    budget = rng.choice([16, 64, 256, 2048])
-    most = min(rng.choice([1, 3, 8, 32, 64]), budget)
-    blocks = -(-longest // block_size) + rng.choice([0, 1, 5, 50, 2000]) + 1
+    policy = _static(rng) if rng.random() < 0.15 else _vllm(rng, longest)
     caching = rng.random() < 0.6
-    chunked = rng.random() < 0.85
-    if not chunked:
-        budget = max(budget, longest)
-    policy: dict[str, Any] = {
-        "name": "vllm",
-        "max_num_seqs": most,
-        "max_num_batched_tokens": budget,
-        "enable_chunked_prefill": chunked,
-        "scheduling_policy": rng.choice(["fcfs", "fcfs", "priority"]),
-        "long_prefill_token_threshold": rng.choice([0, 0, 7, 50]),
-        "long_prefill_token_threshold_adaptive": rng.random() < 0.3,
-        "scheduler_reserve_full_isl": rng.random() < 0.7,
-        "watermark": rng.choice([0.0, 0.0, 0.05, 0.2]),
-        "async_scheduling": rng.random() < 0.6,
-    }
-    if rng.random() < 0.15:
-        policy = {
-            "name": "static",
-            "batch_size": rng.choice([1, 3, 8]),
-            "max_queue_delay_s": rng.choice([0.0, 0.02, 0.3]),
-            "return_results": rng.choice(["as_each_ends", "end_of_batch"]),
-        }
-        blocks = -(-longest // block_size) * policy["batch_size"] + 2
-    step = {"base_s": 0.005, "per_token_s": 2e-5, "per_context_token_s": 1e-7}
+    blocks = -(-longest // block_size) * policy.get("batch_size", 1) + rng.choice([0, 1, 5, 50, 2000]) + 1
+    if policy["name"] == "vllm" and rng.random() < 0.1:  # too few for the longest: some are refused, some cut
+        blocks = max(2, blocks // rng.randint(2, 8))
     data = {
         "model": "llama-3.1-8b",
         "gpu": "h100_sxm",
@@ -54,34 +37,92 @@ def case(rng: random.Random) -> tuple[dict[str, Any], list[Request]]:
             "enable_prefix_caching": caching,
         },
         "policy": policy,
-        "workload": {"num_requests": 1000, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 1},
-        "cost": {"name": "linear", **step, "noise": rng.choice([False, {"sigma": 0.05}, {"sigma": 0.05}])},
+        "workload": dict(OWN),
+        "cost": _cost(rng),
+        "slo": {"ttft_ms": 300, "tpot_ms": 20},
         "seed": rng.randrange(1000),
     }
-    if rng.random() < 0.2:
+    if data["cost"]["name"] == "roofline" and rng.random() < 0.3:  # attention bound by arithmetic now and then
+        data["gpu"] = {"name": "h100_sxm", "bf16_tflops": rng.choice([20, 60])}
+    shape = rng.random()
+    if shape < 0.2:
+        data["workload"] = {"arrivals": _closed_loop(rng), **_lengths(rng, longest)}
+    elif shape < 0.3:
         data["workload"] = {
-            "num_requests": rng.randint(5, 60),
-            "arrivals": {
-                "name": "closed_loop",
-                "concurrency": rng.randint(1, 12),
-                "think_time_s": rng.choice([0.0, 0.0, 0.05]),
-                "think_time": rng.choice(["constant", "exponential"]),
+            "arrivals": {"name": "gamma", "rate_per_s": rng.choice([2, 30, 300]), "burstiness": rng.choice([0.1, 1])},
+            "classes": {
+                "chat": {**_lengths(rng, longest), "weight": 2.0, "priority": 1},
+                "batch": {**_lengths(rng, longest), "max_tokens": rng.choice([2, 40]), "slo": {"e2e_ms": 900}},
             },
-            "prompt_tokens": {"name": "uniform", "min": 1, "max": rng.choice([20, longest + 20])},
-            "output_tokens": {"name": "uniform", "min": 1, "max": rng.choice([3, 60, 300])},
-            "ignore_eos": rng.random() < 0.5,
         }
+    if shape < 0.3:
+        data["workload"] |= {"num_requests": rng.randint(5, 60), "ignore_eos": rng.random() < 0.5}
     if rng.random() < 0.3:
         data["workload"]["duration_s"] = rng.choice([0.05, 0.3, 1.0, 3.0])
+    if rng.random() < 0.2:
+        data["warmup_s"] = rng.choice([0.01, 0.04])
     return data, requests(rng, longest, caching)
 
 
+def _vllm(rng: random.Random, longest: int) -> dict[str, Any]:
+    budget = rng.choice([16, 64, 256, 2048])
+    most = min(rng.choice([1, 3, 8, 32, 64]), budget)
+    chunked = rng.random() < 0.85
+    return {
+        "name": "vllm",
+        "max_num_seqs": most,
+        "max_num_batched_tokens": budget if chunked else max(budget, longest),
+        "max_num_active_seqs": rng.choice([None, None, None, max(1, most // 2)]),
+        "enable_chunked_prefill": chunked,
+        "scheduling_policy": rng.choice(["fcfs", "fcfs", "priority"]),
+        "long_prefill_token_threshold": rng.choice([0, 0, 7, 50]),
+        "long_prefill_token_threshold_adaptive": rng.random() < 0.3,
+        "scheduler_reserve_full_isl": rng.random() < 0.7,
+        "watermark": rng.choice([0.0, 0.0, 0.05, 0.2]),
+        "async_scheduling": rng.random() < 0.6,
+    }
+
+
+def _static(rng: random.Random) -> dict[str, Any]:
+    return {
+        "name": "static",
+        "batch_size": rng.choice([1, 3, 8]),
+        "max_queue_delay_s": rng.choice([0.0, 0.02, 0.3]),
+        "return_results": rng.choice(["as_each_ends", "end_of_batch"]),
+    }
+
+
+def _cost(rng: random.Random) -> dict[str, Any]:
+    noise = rng.choice([False, {"sigma": 0.05}, {"sigma": 0.05}])
+    if rng.random() < 0.6:
+        return {"name": "linear", "base_s": 0.005, "per_token_s": 2e-5, "per_context_token_s": 1e-7, "noise": noise}
+    return {"name": "roofline", "calibration": rng.choice(["ideal", OVERHEADS]), "noise": noise}
+
+
+def _closed_loop(rng: random.Random) -> dict[str, Any]:
+    return {
+        "name": "closed_loop",
+        "concurrency": rng.randint(1, 12),
+        "think_time_s": rng.choice([0.0, 0.0, 0.05]),
+        "think_time": rng.choice(["constant", "exponential"]),
+    }
+
+
+def _lengths(rng: random.Random, longest: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": {"name": "uniform", "min": 1, "max": rng.choice([20, longest + 20])},
+        "output_tokens": {"name": "uniform", "min": 1, "max": rng.choice([3, 60, 300])},
+    }
+
+
 def requests(rng: random.Random, longest: int, shared: bool) -> list[Request]:
+    """Requests of one's own: prefixes, priorities and limits request by request."""
     made: list[Request] = []
-    now, rate = 0.0, rng.choice([1, 10, 60, 300])
+    now, rate = 0.0, rng.choice([1, 10, 60, 300, 3000])
+    together = rng.choice([0.2, 0.2, 0.2, 0.9])  # that one comes at the instant of the one before
     coarse = rng.random() < 0.15  # times that tie with each other
     for index in range(rng.randint(5, 60)):
-        if rng.random() < 0.8:
+        if rng.random() >= together:
             now += rng.expovariate(rate)
         if coarse:
             now = round(now, 2)
@@ -110,7 +151,14 @@ def requests(rng: random.Random, longest: int, shared: bool) -> list[Request]:
     return made
 
 
-def run(data: dict[str, Any], asked: list[Request], fast_forward: bool) -> sim.Result:
-    scenario = sim.from_mapping({**data, "fast_forward": fast_forward})
-    own = data["workload"]["arrivals"] != "batch"
-    return sim.simulate(scenario, source=None if own else Fixed(iter(asked), len(asked)))
+def scenario_of(data: dict[str, Any], fast_forward: bool = True) -> sim.Scenario:
+    return sim.from_mapping({**data, "fast_forward": fast_forward})
+
+
+def source_of(data: dict[str, Any], asked: list[Request]) -> Source | None:
+    """The source to run on: None where the scenario's workload is its own."""
+    return Fixed(iter(asked), len(asked)) if data["workload"]["arrivals"] == "batch" else None
+
+
+def run(data: dict[str, Any], asked: list[Request], fast_forward: bool = True) -> sim.Result:
+    return sim.simulate(scenario_of(data, fast_forward), source=source_of(data, asked))

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim import load_text, simulate
 from sim.metrics import (
     LATENCIES,
     PARTS,
@@ -432,3 +433,49 @@ def test_ten_thousand_requests_take_no_time() -> None:
         made.summarise(slo={"": {"ttft_ms": 500.0}})
         best = min(best, time.perf_counter() - begin)
     assert best < 0.3  # 0.015 s on two idle cores
+
+
+# --- the simulator's own records ----------------------------------------------------------------------------------
+
+SCENARIO = """
+model: llama-3.1-8b
+gpu: h100_sxm
+engine: {max_model_len: 2048, num_gpu_blocks_override: %d}
+replicas: %d
+policy: %s
+workload:
+  num_requests: 150
+  arrivals: {name: poisson, rate_per_s: 40}
+  prompt_tokens: {name: lognormal, mean: 200, cv: 1.0, max: 1000}
+  output_tokens: {name: lognormal, mean: 60, cv: 1.0, max: 500}
+cost: {name: linear, base_s: 0.01, per_token_s: 0.00005, per_context_token_s: 0.0000001, noise: {sigma: 0.1}}
+"""
+
+
+@pytest.mark.parametrize(
+    "blocks, replicas, policy",
+    [
+        (5000, 2, "{name: vllm, max_num_seqs: 16, max_num_batched_tokens: 512}"),
+        (180, 1, "{name: vllm, max_num_seqs: 64, async_scheduling: false}"),
+        (5000, 1, "{name: static, batch_size: 8, max_queue_delay_s: 0.05}"),
+    ],
+)
+def test_real_records_are_summed_up_as_defined(blocks: int, replicas: int, policy: str) -> None:
+    result = simulate(load_text(SCENARIO % (blocks, replicas, policy)))
+    found, rows = result.summary, result.requests.to_pylist()
+    made = Tables(result.requests, result.spans, result.steps, found["end_s"], {})
+    assert found["finished"] == 150 and (found["preemptions"] > 0) == (blocks == 180)
+    brute = np.array(expanded(made)) * 1000
+    assert len(brute) == sum(row["output_tokens"] - 1 for row in rows) == found["generated_tokens"] - 150
+    for which, value in (("mean", brute.mean()), ("p99", np.percentile(brute, 99)), ("std", brute.std())):
+        assert found[f"{which}_itl_ms"] == pytest.approx(value, rel=1e-9)
+    tpot = [
+        (row["finish_s"] - row["first_token_s"]) / (row["output_tokens"] - 1)
+        for row in rows
+        if row["output_tokens"] > 1
+    ]
+    assert found["mean_tpot_ms"] == pytest.approx(1000 * np.mean(tpot), rel=1e-9)
+    latency = [row["finish_s"] - row["arrival_s"] for row in rows]
+    assert found["mean_concurrency"] * found["duration"] == pytest.approx(sum(latency), rel=1e-9)
+    assert sum(found[f"mean_{part}_ms"] for part in PARTS) == pytest.approx(found["mean_e2el_ms"], rel=1e-9)
+    assert 0 < found["busy_fraction"] <= 1 and 0 < found["max_kv_usage"] <= 1

@@ -26,7 +26,7 @@ CAPTION = (
 )
 
 
-def timelines(variants: Sequence[Variant]) -> Plot:
+def over_time(variants: Sequence[Variant]) -> Plot:
     """Lines by policy, a column a rate (some of them where there are many); strips of colour for many policies."""
     rates = _chosen(style.rates_of(variants))
     caption = CAPTION

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..columns import booleans, values_of
 from .columns import numbers
 
 
@@ -27,7 +28,7 @@ def inter_token_gaps(
     owner = _owners(requests, spans)
     if counted is not None and not counted.all():
         keep = counted[owner]
-        part = part.filter(pa.array(keep))
+        part = part.filter(booleans(keep))
         owner = owner[keep]
     if not len(owner) or not steps.num_rows:
         return np.empty(0), np.empty(0, np.int64)
@@ -64,7 +65,7 @@ def _owners(requests: pa.Table, spans: pa.Table) -> np.ndarray:
     owner = pc.index_in(spans.column("request_id"), value_set=requests.column("request_id").combine_chunks())
     if owner.null_count:
         raise ValueError("spans of a request that is not among the requests")
-    return owner.to_numpy()
+    return values_of(owner)
 
 
 def _gaps_between_ticks(tick_end_s: np.ndarray, first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
