@@ -76,9 +76,9 @@ class Batch:
         self.gone: list[Sequence] = []  # who has left since the last decision
         self.progress = 0  # first chunks, whole prompts; with the ticks: what a watchdog watches
         self._by_id: dict[str, Sequence] = {}  # of the running, where prefixes are cached
-        self._leaving: dict[int, list[Sequence]] = {}  # step of the last token -> sequences
-        self._late: dict[int, list[Sequence]] = {}  # step -> preempted while its output was under way
-        self._stopping: dict[int, list[Sequence]] = {}  # step of the last token -> whom the next step may still take
+        self.leaving: dict[int, list[Sequence]] = {}  # step of the last token -> sequences
+        self.late: dict[int, list[Sequence]] = {}  # step -> preempted while its output was under way
+        self.stopping: dict[int, list[Sequence]] = {}  # step of the last token -> whom the next step may still take
         self._admitted = 0
 
     # -- questions
@@ -86,7 +86,9 @@ class Batch:
     def steady(self, budget: int) -> bool:
         """Whether all that run decode, fit the budget and get their blocks: then their order does not matter."""
         decodes = self.decodes
-        return not self.partial and len(decodes.members) <= budget and decodes.due() <= self.kv.free
+        if self.partial or len(decodes.members) > budget:
+            return False
+        return decodes.by_position[decodes.tick % decodes.block_size] <= self.kv.free
 
     def under_way(self, seq: Sequence) -> int:
         """Outputs of a decoding sequence that are scheduled and not yet known: 0 or 1."""
@@ -138,7 +140,7 @@ class Batch:
     def take_all(self) -> None:
         """This step takes all that decode."""
         decodes = self.decodes
-        if n := decodes.due():
+        if n := decodes.by_position[decodes.tick % decodes.block_size]:  # new blocks that the tick needs
             self.kv.take(n)
         self.plan.all_decode = bool(decodes.members)
 
@@ -179,14 +181,14 @@ class Batch:
                 seq.blocks = -(-seq.computed // kv.size)
             kv.cache(seq, seq.computed + taken - pending)
             if pending:
-                self._late.setdefault(last, []).append(seq)
+                self.late.setdefault(last, []).append(seq)
         elif seq.state == PARTIAL:
             self.partial.pop(seq, None)
         else:
-            self._leaving[last].remove(seq)
+            self.leaving[last].remove(seq)
             seq.known = seq.computed
             kv.cache(seq, seq.known - 1)
-            self._late.setdefault(last, []).append(seq)
+            self.late.setdefault(last, []).append(seq)
         kv.reveal(seq)
         self._release(seq)
         seq.computed = 0

@@ -78,20 +78,6 @@ class DecodeSet:
         self._last = [(seq.last_tick, seq.order, seq) for seq in self.members]
         heapq.heapify(self._last)
 
-    def due(self) -> int:
-        """New blocks that the next tick needs."""
-        return self.by_position[self.tick % self.block_size]
-
-    def blocks(self, ticks: int, after: int = 0) -> int:
-        """New blocks that the next `ticks` ticks need, `after` some."""
-        size, by = self.block_size, self.by_position
-        at = (self.tick + after) % size
-        cycles, rest = divmod(ticks, size)
-        total = sum(by[at : at + rest])
-        if at + rest > size:
-            total += sum(by[: at + rest - size])
-        return cycles * self.growing + total
-
     def growth(self, ticks: int, after: int) -> list[int]:
         """New blocks of each of the next `ticks` ticks, `after` some."""
         size, by = self.block_size, self.by_position

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
+from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from .environment import STEP_END, Call, Environment
@@ -62,6 +63,8 @@ class Engine:
         self._idle = True
         self._wake_s = -1.0  # when the wake-up that counts comes; others are out of date
         self._call, self._rank = Call(self._wake), STEP_END + number
+        self._queue: Any = env._queue
+        self._serial = env._eid
 
     def submit(self, seq: Sequence) -> None:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
@@ -89,6 +92,8 @@ class Engine:
         self.log.stop(within)
         for seq in self.unfinished():
             self._truncate(seq, within)
+            if self.delivers_whole:
+                seq.delivered_step = -1  # its tokens are never delivered
             if seq.first_step is not None and seq.first_scheduled_s >= end_s:
                 seq.first_step = None
 
@@ -100,7 +105,7 @@ class Engine:
 
     def _wake_at(self, time_s: float) -> None:
         self._wake_s = time_s
-        self.env.call_at(time_s, self._call, self._rank)
+        heappush(self._queue, (time_s, self._rank, next(self._serial), self._call))
 
     def _wake(self, _: Any) -> None:
         if self.env._now != self._wake_s:
@@ -115,7 +120,7 @@ class Engine:
             end_s = ends[lane.processed]
             if end_s > self._now_s:
                 self._now_s = end_s
-            if lane.outputs_matter():
+            if lane.leaving or lane.late or lane.stopping:
                 lane.process()
             else:
                 lane.processed += 1
@@ -221,7 +226,7 @@ class Engine:
         That is until one ends, blocks run out, or a release may let in somebody who waits.
         """
         lane = self.lane
-        if not self.fast_forward or lane.waiting and lane.releases_due():
+        if not self.fast_forward or lane.waiting and (lane.leaving or lane.late):
             return 1
         most = min(lane.decodes.ticks_left(), plan.repeat)
         if most <= 1:
@@ -249,9 +254,12 @@ class Engine:
         lane, log = self.lane, self.log
         now_s, tick, context, used, waiting = self._decided
         n = len(lane.decodes.members)
+        grown = 0
         if steps > 1:
-            log.grow(lane.decodes.growth(steps - 1, 1))
-        released = lane.settle(first, steps)
+            growth = lane.decodes.growth(steps - 1, 1)
+            grown = sum(growth)
+            log.grow(growth)
+        released = lane.settle(first, steps, grown)
         log.add(first, steps, tick, now_s, n, n, 0, n, context, used, released, waiting, 0, lane.overrun)
         if lane.left:
             self._collect()

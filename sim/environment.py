@@ -41,10 +41,6 @@ class Environment(simpy.Environment):
         """Call back at `time_s`, with an event whose `_value` is `value`; of one instant the lower rank first."""
         heapq.heappush(self._queue, (time_s, rank, next(self._eid), Call(callback, value)))  # type: ignore[arg-type]
 
-    def call_at(self, time_s: float, call: Call, rank: int) -> None:
-        """The same, with a call made before."""
-        heapq.heappush(self._queue, (time_s, rank, next(self._eid), call))  # type: ignore[arg-type]
-
     def halt(self) -> None:
         """Nothing more happens."""
         self._queue.clear()

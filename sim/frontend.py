@@ -72,7 +72,7 @@ class FrontEnd:
         self.under_way: dict[int, Sequence] = {}  # by index: dispatched, and not yet at their engine
         self._ends: list[tuple[float, int]] = []  # heap: step ends that finish a request, for a router that tracks them
         for engine in engines:
-            engine.on_done = self._closed
+            engine.on_done = self._closed if progress is not None else log.close
             if router.tracks or source.reacts:
                 engine.on_left = self._left
             router.join(engine.number)

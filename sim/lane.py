@@ -63,8 +63,9 @@ class Lane(Batch):
             self._mark_ends(step)
         return len(whole)
 
-    def settle(self, first: int, steps: int) -> int:
-        """Steps first ... first + steps - 1, all the same, were decided; the blocks of the first are taken already.
+    def settle(self, first: int, steps: int, grown: int) -> int:
+        """Steps first ... first + steps - 1, all the same, were decided; the blocks of the first are taken already, the
+        others need `grown`.
 
         What was to be processed between the first two is processed between their blocks; the blocks that this gave
         back are returned.
@@ -73,12 +74,14 @@ class Lane(Batch):
         processed = last - self.lag
         self.step = last + 1
         self.overrun = 0
-        free = kv.free
-        while self.processed < min(first, processed) and (self._leaving or self._late):
-            self.process()
-        released = kv.free - free
-        if steps > 1 and (n := decodes.blocks(steps - 1, after=1)):
-            kv.take(n)
+        released = 0
+        if self.leaving or self.late:
+            free = kv.free
+            while self.processed < first and self.processed < processed and (self.leaving or self.late):
+                self.process()
+            released = kv.free - free
+        if grown:
+            kv.take(grown)
         if processed > self.processed:
             self.processed = processed
         decodes.advance(first, steps)
@@ -92,8 +95,8 @@ class Lane(Batch):
         step = self.processed
         self.processed = step + 1
         done = []
-        if self._late:
-            for seq in self._late.pop(step, ()):
+        if self.late:
+            for seq in self.late.pop(step, ()):
                 seq.known += 1
                 if seq.known - seq.request.prompt_tokens >= seq.outputs:
                     if seq.last_step is None:
@@ -101,13 +104,13 @@ class Lane(Batch):
                         self.left.append(seq)
                     self.waiting.remove(seq)
                     done.append(seq)
-        if self._stopping:
-            for seq in self._stopping.pop(step, ()):
+        if self.stopping:
+            for seq in self.stopping.pop(step, ()):
                 if seq.state == DECODING:  # the next step did not take it
                     self.decodes.drop(seq)
                     self._leave(seq, step)
-        if self._leaving:
-            for seq in self._leaving.pop(step, ()):
+        if self.leaving:
+            for seq in self.leaving.pop(step, ()):
                 self.kv.cache(seq, seq.request.prompt_tokens + seq.outputs - 1)
                 self._release(seq)
                 done.append(seq)
@@ -115,14 +118,6 @@ class Lane(Batch):
             seq.state = DONE
         self.done += done
         self.gone += done
-
-    def outputs_matter(self) -> bool:
-        """Whether processing the outputs of a step under way may change anything but that they are known."""
-        return bool(self._leaving or self._late or self._stopping)
-
-    def releases_due(self) -> bool:
-        """Whether outputs under way will give back a place or blocks."""
-        return bool(self._leaving or self._late)
 
     def stuck(self) -> list[Sequence]:
         """All that is in the lane and has not ended, in order of admission, then of the queue."""
@@ -143,16 +138,16 @@ class Lane(Batch):
         if seq.grows:
             seq.blocks = -(-seq.computed // self.kv.size)
         seq.last_step = step
-        self._leaving.setdefault(step, []).append(seq)
+        self.leaving.setdefault(step, []).append(seq)
         self.left.append(seq)
 
     def _mark_ends(self, step: int) -> None:
         """Those who leave with a step do so in order of admission; those who stop with it are noted."""
         for last in (step, step - 1) if self.lag else (step,):
-            leaving = self._leaving.get(last)
+            leaving = self.leaving.get(last)
             if leaving and len(leaving) > 1:
                 leaving.sort(key=lambda seq: seq.order)
         if self.lag and self.decodes.members:
             stopping = [seq for seq in self.decodes.at_last() if seq.stops]
             if stopping:
-                self._stopping[step] = stopping
+                self.stopping[step] = stopping

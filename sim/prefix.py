@@ -180,8 +180,8 @@ class PrefixCache(BlockPool):
 
     def _named(self, seq: Sequence) -> bool:
         """Whether its tokens are shared, or somebody has named them before they came."""
-        request = seq.request
-        return bool(request.prefix) or (0, ("own:" + request.id, 0)) in self.root.children
+        request, known = seq.request, self.root.children
+        return bool(request.prefix or known and (0, ("own:" + request.id, 0)) in known)
 
     def _register(self, seq: Sequence) -> None:
         """The full blocks of the visible tokens of seq are in the tree."""

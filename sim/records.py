@@ -8,13 +8,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from .columns import numbers, strings
-from .request import DECODING, FINISHED, Sequence
+from .request import DECODING, FINISHED, UNFINISHED, Sequence
 
 if TYPE_CHECKING:
     from .batch import Plan
@@ -184,6 +185,7 @@ class RequestLog:
     def __init__(self, response_s: float, emit_requests: Emit, emit_spans: Emit) -> None:
         self.response_s = response_s
         self.emit_requests, self.emit_spans = emit_requests, emit_spans
+        self.end_s = inf  # what would be delivered later never is
         self.lanes: list[tuple[str, array[float]]] = []  # of each engine: its pool and step clock
         self.closed = 0
         self._next = 0  # index of the next request to be written
@@ -237,6 +239,9 @@ class RequestLog:
         for i, seq in enumerate(seqs):
             if seq.delivered_step is not None:
                 delivered[i] = finish[i]
+        for i in np.flatnonzero(finish > self.end_s).tolist():
+            status[i], ended[i] = UNFINISHED, False
+        delivered[delivered > self.end_s] = np.nan
         early, late = np.zeros(len(seqs)), np.zeros(len(seqs))
         for i, seq in enumerate(seqs):
             if seq.pauses and ended[i]:

@@ -142,6 +142,7 @@ class _Run:
             )
         self.price = self.engines[0].cost
         self.requests = RequestLog(self.price.response_s, self.sinks.requests.write, self.sinks.spans.write)
+        self.requests.end_s = self.end_s
         self.requests.lanes = [(self.label, engine.lane.ends) for engine in self.engines]
         self.front_end = FrontEnd(
             self.env,

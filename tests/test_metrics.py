@@ -228,6 +228,7 @@ def clocks_and_spans(draw: st.DrawFn) -> Tables:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     lanes = draw(st.sampled_from([[(0, 0)], [(0, 0), (1, 0)], [(0, 0), (0, 1), (2, 0)]]))
     every_step_a_tick = draw(st.booleans())
+    first = draw(st.sampled_from([0, 7]))  # the number of a lane's first step, and of its first tick
     steps, ticks_of, steps_of = [], {}, {}
     for engine, lane in lanes:
         count = draw(st.integers(1, 12))
@@ -237,8 +238,8 @@ def clocks_and_spans(draw: st.DrawFn) -> Tables:
         ticks_of[engine, lane] = [int(step) for step in np.flatnonzero(is_tick)]
         steps_of[engine, lane] = count
         for i in range(count):
-            tick = int(numbers[i]) if is_tick[i] else None
-            row = {"engine": engine, "lane": lane, "step": i, "tick": tick, "end_s": float(ends[i])}
+            tick = first + int(numbers[i]) if is_tick[i] else None
+            row = {"engine": engine, "lane": lane, "step": first + i, "tick": tick, "end_s": float(ends[i])}
             steps.append(row | {"start_s": float(ends[i - 1]) if i else 0.0})
     requests, spans = [], []
     for i in range(draw(st.integers(0, 5))):
@@ -262,8 +263,13 @@ def clocks_and_spans(draw: st.DrawFn) -> Tables:
             first_tick = coming[skip] if coming else len(ticks_of[engine, lane])
             if ticks:
                 tick_step = ticks_of[engine, lane][first_tick + ticks - 1]
-            span = {"request_id": f"r{i}", "engine": engine, "lane": lane, "first_step": at if computed else None}
-            spans.append(span | {"first_tick": first_tick, "ticks": ticks, "tokens": ticks + computed})
+            span = {
+                "request_id": f"r{i}",
+                "engine": engine,
+                "lane": lane,
+                "first_step": first + at if computed else None,
+            }
+            spans.append(span | {"first_tick": first + first_tick, "ticks": ticks, "tokens": ticks + computed})
             at = tick_step if ticks else at
     made = (table_of("requests", requests), table_of("spans", spans), table_of("steps", steps))
     return Tables(*made, end_s=100.0, kv_blocks_total={0: 10})

@@ -26,11 +26,12 @@ class Spread(Section):
 class Noise:
     """The factors of one engine's steps."""
 
-    __slots__ = ("_factors", "_rng", "_sigma", "_size", "_used")
+    __slots__ = ("_factors", "_listed", "_rng", "_sigma", "_size", "_used")
 
     def __init__(self, sigma: float, rng: np.random.Generator) -> None:
         self._sigma, self._rng = sigma, rng
         self._factors: NDArray[np.float64] = np.empty(0)
+        self._listed: list[float] = []  # the same numbers, for those who want few
         self._used = self._size = 0
 
     def one(self) -> float:
@@ -39,11 +40,12 @@ class Noise:
             self._draw(1)
             used = self._used
         self._used = used + 1
-        return self._factors.item(used)
+        return self._listed[used]
 
     def some(self, count: int) -> list[float]:
         """The next factors as a list."""
-        return self.many(count).tolist()
+        first = self._take(count)  # which may replace the list
+        return self._listed[first : self._used]
 
     def many(self, count: int) -> NDArray[np.float64]:
         """The next factors as an array; not to be written to."""
@@ -78,3 +80,4 @@ class Noise:
         self._factors = np.concatenate((self._factors[forget:], drawn))
         self._used -= forget
         self._size = len(self._factors)
+        self._listed = self._factors.tolist()

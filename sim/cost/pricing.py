@@ -16,7 +16,7 @@ import numpy as np
 from .noise import Noise
 from .operators import Prompts
 
-LOOP = 20  # steps up to which a Python loop is faster than numpy
+LOOP = 40  # steps up to which a Python loop is faster than numpy
 T = TypeVar("T")
 Line = tuple[float, float]  # intercept, seconds; slope, seconds per token of context
 Lines = tuple[float, float, tuple[Line, ...]]  # the first line, and those that exceed it somewhere: usually none
