@@ -95,7 +95,7 @@ class Batch:
         last = self.step - 1
         if last < self.processed:
             return 0
-        return int(seq.joined == last or self.decodes.taken == last and seq.skipped != last)
+        return int(seq.joined == last or (self.decodes.taken == last and seq.skipped != last))
 
     def computed(self, seq: Sequence) -> int:
         """Tokens of a sequence that are computed, or will be when the steps decided so far have run."""

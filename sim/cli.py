@@ -130,7 +130,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _words(text: str | None, option: str) -> list[str]:
     words = [word.strip() for word in text.split(",")] if text is not None else []
-    if not all(words) or text is not None and not words:
+    if not all(words) or (text is not None and not words):
         raise ScenarioError(f"{option} {text}: an empty name; write them as A,B")
     if len(set(words)) < len(words):
         raise ScenarioError(f"{option} {text}: a name stands there twice")
@@ -218,8 +218,6 @@ class _Line:
         def show(simulated_s: float, done: int, total: int | None) -> None:
             elapsed = bar.tasks[task].elapsed or 1e-9
             completed, whole = (simulated_s, duration_s) if duration_s is not None else (done, total)
-            bar.update(
-                task, completed=completed, total=whole, done=done, simulated=simulated_s, speed=done / elapsed
-            )
+            bar.update(task, completed=completed, total=whole, done=done, simulated=simulated_s, speed=done / elapsed)
 
         return show

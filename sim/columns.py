@@ -1,4 +1,7 @@
-"""Arrow arrays from numpy and strings by their buffers: `pyarrow.array` would import pandas, which takes longer than a run."""
+"""Arrow arrays from numpy and strings, and back, by their buffers: pyarrow's own ways would import pandas.
+
+That import takes longer than many a run.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +67,12 @@ def _values(chunk: pa.Array, missing: float | None) -> np.ndarray:
     if not count:
         return np.empty(0, dtype=_DTYPES.get(chunk.type, np.bool_))
     if pa.types.is_boolean(chunk.type):
-        found, absent = _bits(data, offset, count), False
+        found, absent = _bits(data, offset, count), 0.0
     else:
         dtype = np.dtype(_DTYPES[chunk.type])
         found = np.frombuffer(data, dtype, count, offset * dtype.itemsize)
-        absent = np.nan if dtype.kind == "f" else -1
+        absent = np.nan if dtype.kind == "f" else -1.0
     if valid is not None and chunk.null_count:
-        found = np.where(_bits(valid, offset, count), found, absent if missing is None else missing)
+        filler = np.array(absent if missing is None else missing).astype(found.dtype)
+        found = np.where(_bits(valid, offset, count), found, filler)
     return found

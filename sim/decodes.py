@@ -26,7 +26,8 @@ class DecodeSet:
         self.growing = 0  # members that take blocks as they grow
         self.by_position = [0] * block_size  # those, by born mod block_size
         self.block_size = block_size
-        self._last: list[tuple[int, int, Sequence]] = []  # heap: (last tick, order, sequence); who was dropped leaves a stale one
+        # A heap of (last tick, order, sequence); who was dropped leaves a stale entry.
+        self._last: list[tuple[int, int, Sequence]] = []
 
     def add(self, seq: Sequence, overrun: int = 0) -> None:
         """seq decodes from the next tick on, and for `overrun` ticks beyond its last token."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .cost import StepCost
     from .kv import BlockPool
     from .policies.base import Policy
-    from .records import StepLog
+    from .steplog import StepLog
 
 
 class Engine:
@@ -70,7 +70,8 @@ class Engine:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
         self._inbox.append(seq)
         if self._idle:
-            self._wake_at(seq.reach_s)
+            if not self.env._now <= self._wake_s <= seq.reach_s:  # no earlier wake-up is due
+                self._wake_at(seq.reach_s)
         elif self._stretch and self._cut(seq.reach_s):
             first, steps = self._stretch
             self._wake_at(self.lane.ends[first + steps - self.depth])
@@ -226,7 +227,7 @@ class Engine:
         That is until one ends, blocks run out, or a release may let in somebody who waits.
         """
         lane = self.lane
-        if not self.fast_forward or lane.waiting and (lane.leaving or lane.late):
+        if not self.fast_forward or (lane.waiting and (lane.leaving or lane.late)):
             return 1
         most = min(lane.decodes.ticks_left(), plan.repeat)
         if most <= 1:
@@ -308,7 +309,7 @@ class Engine:
         for i in range(len(spans) - 3, -1, -3):
             spans[i + 2] = min(spans[i + 2], self.log.ticks)
             started = spans[i] is None or spans[i] < steps
-            if not started or spans[i] is None and spans[i + 2] <= spans[i + 1]:
+            if not started or (spans[i] is None and spans[i + 2] <= spans[i + 1]):
                 del spans[i : i + 3]
             else:
                 spans[i + 1] = min(spans[i + 1], spans[i + 2])

@@ -39,7 +39,8 @@ class Environment(simpy.Environment):
 
     def at(self, time_s: float, callback: Callable[[Any], None], value: Any = None, rank: int = ARRIVAL) -> None:
         """Call back at `time_s`, with an event whose `_value` is `value`; of one instant the lower rank first."""
-        heapq.heappush(self._queue, (time_s, rank, next(self._eid), Call(callback, value)))  # type: ignore[arg-type]
+        queue: Any = self._queue
+        heapq.heappush(queue, (time_s, rank, next(self._eid), Call(callback, value)))
 
     def halt(self) -> None:
         """Nothing more happens."""

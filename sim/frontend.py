@@ -50,7 +50,7 @@ class Limits:
 
 
 class FrontEnd:
-    """One for a run. Draws requests from the source one ahead where it cannot react, all that are known where it can."""
+    """One for a run. Draws requests one ahead from a source that cannot react, all that are known from one that can."""
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class Lane(Batch):
             else:
                 decodes.add(seq, self.lag if seq.stops else 0)
         self.progress += len(whole)
-        if self.left or self.lag and decodes.some_end():
+        if self.left or (self.lag and decodes.some_end()):
             self._mark_ends(step)
         return len(whole)
 

@@ -86,7 +86,7 @@ class PrefixCache(BlockPool):
     def lookup(self, seq: Sequence) -> Hit:
         """The longest run of leading full blocks that are cached; never the block of the last known token."""
         left = (seq.known - 1) // self.size
-        if left <= 0 or seq.pieces is None and not self._named(seq):
+        if left <= 0 or (seq.pieces is None and not self._named(seq)):
             return NO_HIT
         node: Node | None = self.root
         offset = blocks = idle = 0
@@ -181,7 +181,7 @@ class PrefixCache(BlockPool):
     def _named(self, seq: Sequence) -> bool:
         """Whether its tokens are shared, or somebody has named them before they came."""
         request, known = seq.request, self.root.children
-        return bool(request.prefix or known and (0, ("own:" + request.id, 0)) in known)
+        return bool(request.prefix or (known and (0, ("own:" + request.id, 0)) in known))
 
     def _register(self, seq: Sequence) -> None:
         """The full blocks of the visible tokens of seq are in the tree."""

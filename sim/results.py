@@ -37,9 +37,7 @@ def run(
         place = folder if scenario.replications == 1 else folder / f"rep-{replication}"
         place.mkdir(exist_ok=True)
         started = datetime.now(UTC)
-        result = simulate(
-            scenario, replication=replication, folder=place, progress=progress(scenario, replication)
-        )
+        result = simulate(scenario, replication=replication, folder=place, progress=progress(scenario, replication))
         _write_text(place / "scenario.yaml", scenario.to_yaml())
         _write_json(place / "summary.json", result.summary)
         _write_json(

@@ -23,10 +23,12 @@ from .frontend import FrontEnd, Limits, Progress
 from .kv import BlockPool
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise
 from .prefix import PrefixCache
-from .records import REQUESTS, SPANS, STEPS, RequestLog, StepLog
+from .records import RequestLog
 from .request import FAILED
 from .sinks import Sinks
+from .steplog import StepLog
 from .streams import streams
+from .tables import REQUESTS, SPANS, STEPS
 from .workload.source import make_source
 
 if TYPE_CHECKING:
@@ -173,8 +175,8 @@ class _Run:
             self.requests.close(seq)
         if stalled:
             self.warnings.append(
-                f"the run was ended at {self.env.now:.3f} s: sequences preempted each other for ever; raise the KV cache"
-                " or lower max_num_seqs"
+                f"the run was ended at {self.env.now:.3f} s: sequences preempted each other for ever; raise the KV"
+                " cache or lower max_num_seqs"
             )
         self.requests.finish()
         self.sinks.close()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .records import GROUP
+from .tables import GROUP
 
 # Growing integers are small as differences, repeated ones small in a dictionary; times are neither.
 GROWING = ("step", "tick", "first_step", "first_tick", "context_tokens")

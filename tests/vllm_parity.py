@@ -99,9 +99,7 @@ def replay(case: dict[str, Any], fast_forward: bool = True) -> list[dict[str, An
     """The golden lines of a case, as the simulator has them."""
     requests = requests_of(case)
     source = Fixed(iter(requests), len(requests))
-    result = sim.simulate(
-        scenario_of(case, fast_forward), source=source, record_content=True, check_kv=False
-    )
+    result = sim.simulate(scenario_of(case, fast_forward), source=source, record_content=True, check_kv=False)
     rows = result.requests.to_pylist()
     spans = result.spans.to_pylist()
     steps = result.steps.to_pylist()

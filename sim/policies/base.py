@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from ..batch import Batch, WaitingQueue
     from ..request import Sequence
 
@@ -48,6 +46,6 @@ class FCFS(deque["Sequence"]):
             super().remove(seq)
 
     @staticmethod
-    def victim(running: Mapping[Sequence, Any]) -> Sequence:
+    def victim(running: dict[Sequence, None]) -> Sequence:
         """Who gives up its blocks when they run out: the one admitted last."""
-        return next(reversed(running))  # type: ignore[call-overload, no-any-return]
+        return next(reversed(running))

@@ -171,7 +171,7 @@ class VLLM:
                     break
                 new = budget
             room = (kv.free - hit.idle + hit.blocks - (watermark if running else 0)) * size
-            if held + new > room or self.scheduler_reserve_full_isl and seq.known > room:
+            if held + new > room or (self.scheduler_reserve_full_isl and seq.known > room):
                 break
             batch.admit(seq, hit, new)
             budget -= new
