@@ -14,6 +14,50 @@ LATENCIES = {
     "itl": ("ITL", "Inter-token latency"),
     "e2el": ("E2E", "End-to-end latency"),
 }
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What a cumulative distribution is drawn of. `whose` are the things it is the distribution over."""
+
+    name: str
+    short: str
+    long: str
+    unit: str
+    whose: str
+    read: str
+
+    @property
+    def title(self) -> str:
+        return f"{self.long} ({self.short})" if self.unit == "ms" else self.long
+
+
+DISTRIBUTIONS = {
+    each.name: each
+    for each in (
+        Distribution(
+            "ttft", *LATENCIES["ttft"], "ms", "requests",
+            "How long a user waits for the first token, queueing included.",
+        ),
+        Distribution(
+            "tpot", *LATENCIES["tpot"], "ms", "requests",
+            "The average pace of each request after its first token; requests of one token have none.",
+        ),
+        Distribution(
+            "itl", *LATENCIES["itl"], "ms", "tokens",
+            "Every pause between two tokens of a request: the tail shows stalls that averages hide.",
+        ),
+        Distribution("e2el", *LATENCIES["e2el"], "ms", "requests", "From arrival to the last token."),
+        Distribution(
+            "speed", "tokens/s of a request", "Tokens per second of each request", "tok/s", "requests",
+            "Output tokens of a request over its end-to-end latency: what its user gets, waiting included.",
+        ),
+        Distribution(
+            "output", "output tokens/s", "Output tokens per second, in one-second windows", "tok/s", "seconds",
+            "What all replicas generate in each second of the measured window, idle seconds included.",
+        ),
+    )
+}  # fmt: skip
 PARTS = {
     "queue": "waiting in the queue",
     "prefill": "computing the prompt",
@@ -106,6 +150,14 @@ def text_of(value: float | None, whole: bool = False) -> str:
     size = abs(value)
     digits = 0 if whole or size >= 100 or not size else 1 if size >= 10 else 2 if size >= 1 else 3 if size >= 0.1 else 4
     return f"{value:,.{digits}f}"
+
+
+def text_of_half(value: float | None, half: float | None, factor: float = 1.0) -> str:
+    """Half an interval's width, with as many digits as the value it belongs to; empty where there is none."""
+    if value is None or half is None:
+        return ""
+    _, _, digits = text_of(value * factor).partition(".")
+    return f"{half * factor:,.{len(digits)}f}"
 
 
 def text_in(metric: Metric, value: float | None, factor: float) -> str:

@@ -8,16 +8,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from . import catalog
+from . import catalog, pairs
+from .headline import headline, verdicts
 from .load import find
 from .plots.style import note_of, rate_name, rates_of
 from .report import write_report
-from .stats import mean_interval
-from .variants import Variant, variants
+from .variants import FEW, Variant, variants
 
-__all__ = ["COLUMNS", "comparison", "table", "write_report"]
+__all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "write_report"]
 
 COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
+PAIRED = ("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high")
 MOST_COLUMNS = 4
 """More policies than this stand below each other."""
 
@@ -34,12 +35,30 @@ def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
         for name in names:
             if any(isinstance(run.summary.get(name), str | list | dict | bool) for run in variant.runs):
                 continue
-            values = variant.values(name)
-            found = mean_interval(values) if values else (None, None, None)
-            rows.append((variant.label, variant.rate_per_s, name, *found, len(variant.runs)))
+            rows.append((variant.label, variant.rate_per_s, name, *variant.interval(name), len(variant.runs)))
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     kinds = dict.fromkeys(("rate_per_s", "value", "ci_low", "ci_high"), "float64")
     return frame.astype({"replications": "int64", **kinds})
+
+
+def paired(run_folders: Iterable[Path | str]) -> pd.DataFrame:
+    """What separates any two policies that met the same arrivals, a row each metric (`PAIRED`).
+
+    `difference` is policy_a less policy_b, the mean over replications, each of which is paired with its like; the
+    interval as in `comparison`.
+    """
+    rows = [
+        (gap.a.label, gap.b.label, gap.a.rate_per_s, gap.metric, gap.mean, gap.low, gap.high)
+        for gap in pairs.all_gaps(variants(find(run_folders)))
+    ]
+    frame = pd.DataFrame(rows, columns=list(PAIRED))
+    return frame.astype(dict.fromkeys(("rate_per_s", "difference", "ci_low", "ci_high"), "float64"))
+
+
+def told(run_folders: Iterable[Path | str]) -> list[str]:
+    """Who wins, in sentences for the terminal: on what, by how much, and where that has no steady state."""
+    found = variants(find(run_folders))
+    return [headline(found), *pairs.sentences(found), *verdicts(found)]
 
 
 def table(run_folders: Iterable[Path | str]) -> Group:
@@ -50,7 +69,13 @@ def table(run_folders: Iterable[Path | str]) -> Group:
     found = variants(find(run_folders))
     across = len(_policies(found)) <= MOST_COLUMNS and len(rates_of(found)) == 1
     made = _metrics_down(found) if across else _policies_down(found)
-    below = ("* best" if len(found) > 1 else "", note_of(found))
+    several = any(len(variant.runs) > 1 for variant in found)
+    below = (
+        "* best" if len(found) > 1 else "",
+        "± 95 % confidence interval over replications" if several else "",
+        f"° rests on fewer than {FEW:,} values" if any(v.few(m.name) for v in found for m in catalog.KEY) else "",
+        note_of(found),
+    )
     return Group(made, *(Text(text, style="dim") for text in below if text))
 
 
@@ -67,7 +92,7 @@ def _metrics_down(found: Sequence[Variant]) -> Table:
         made.add_column(variant.label, justify="right", overflow="fold")
     made.add_row("Finished requests", "", *map(finished, found))
     for metric in catalog.key_metrics(lambda name: [variant.value(name) for variant in found]):
-        unit, texts = cells(metric, [variant.value(metric.name) for variant in found])
+        unit, texts = cells(metric, found)
         made.add_row(metric.alone, unit, *texts)
     return made
 
@@ -75,7 +100,7 @@ def _metrics_down(found: Sequence[Variant]) -> Table:
 def _policies_down(found: Sequence[Variant]) -> Table:
     """A row a policy, under a heading for each rate."""
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    made.add_column("", overflow="fold", vertical="bottom")
+    made.add_column("", overflow="fold")
     made.add_column("done", justify="right", no_wrap=True)
     shown = [metric for metric in catalog.KEY if metric.name in catalog.TERMINAL]
     groups = [(rate, [variant for variant in found if variant.rate_per_s == rate]) for rate in rates_of(found)]
@@ -84,7 +109,7 @@ def _policies_down(found: Sequence[Variant]) -> Table:
         whole = [variant.value(metric.name) for variant in found]
         unit, _ = catalog.shown_in(metric.unit, whole)
         for _, mine in groups:
-            made_of = cells(metric, [variant.value(metric.name) for variant in mine], whole)[1]
+            made_of = cells(metric, mine, whole, "\n")[1]
             texts |= {(variant, metric.name): text for variant, text in zip(mine, made_of, strict=True)}
         made.add_column(f"{metric.brief}\n{unit}", justify="right", no_wrap=True)
     for rate, mine in groups:
@@ -96,13 +121,20 @@ def _policies_down(found: Sequence[Variant]) -> Table:
 
 
 def cells(
-    metric: catalog.Metric, values: Sequence[float | None], whole: Sequence[float | None] | None = None
+    metric: catalog.Metric, found: Sequence[Variant], whole: Sequence[float | None] | None = None, between: str = " "
 ) -> tuple[str, list[str]]:
-    """(unit, texts) of one metric of policies that are compared; the unit is chosen for `whole`."""
+    """(unit, texts) of one metric of policies that are compared; the unit is chosen for `whole`. An interval stands
+    behind its value, or below it where `between` is a line's end."""
+    values = [variant.value(metric.name) for variant in found]
     unit, factor = catalog.shown_in(metric.unit, values if whole is None else whole)
     best = catalog.best_of(metric, values, factor)
-    texts = [catalog.text_in(metric, value, factor) for value in values]
-    return unit, [f"[bold]{text}*[/bold]" if i in best else text for i, text in enumerate(texts)]
+    texts = []
+    for i, (variant, value) in enumerate(zip(found, values, strict=True)):
+        text = catalog.text_in(metric, value, factor) + ("°" if variant.few(metric.name) else "")
+        text = f"[bold]{text}*[/bold]" if i in best else text
+        half = catalog.text_of_half(value, variant.half_width(metric.name), factor)
+        texts.append(f"{text}{between}[dim]±{half}[/dim]" if half else text)
+    return unit, texts
 
 
 def finished(variant: Variant) -> str:

@@ -80,7 +80,7 @@ def _traffic(scenario: Scenario) -> str:
     arrivals = _arrivals(scenario)
     if not isinstance(arrivals, dict):
         return _process(arrivals)
-    hidden = ("name", "file", "rescale")
+    hidden = ("name", "file", "rescale", "points")
     told = [f"{_text(arrivals['rate_per_s'])} requests/s"] if arrivals.get("rate_per_s") is not None else []
     told += [
         f"{key.removesuffix('_s').replace('_', ' ')} {_text(value)}{' s' if key.endswith('_s') else ''}"
@@ -95,13 +95,30 @@ def _lengths(scenario: Scenario) -> str:
     classes = workload.get("classes") or {"": workload}
     told = []
     for label, each in classes.items():
-        prompt, output = each.get("prompt_tokens"), each.get("output_tokens")
-        if prompt is None or output is None:
-            continue
+        prompt, output, pairs = each.get("prompt_tokens"), each.get("output_tokens"), each.get("lengths")
         name = f"{label}: " if len(classes) > 1 else ""
-        told.append(f"{name}{_length(prompt)} prompt, {_length(output)} output tokens")
+        if isinstance(pairs, dict):
+            told.append(f"{name}both from {Path(str(pairs.get('file', ''))).name}")
+        if prompt is not None and output is not None:
+            told.append(f"{name}{_length(prompt)} prompt, {_length(output)} output tokens")
     if not told and name_of(_arrivals(scenario)) == "trace":
         return "from the trace"
+    return "; ".join(told)
+
+
+def _shared(scenario: Scenario) -> str:
+    """What prompts have in common."""
+    classes = (scenario.get("workload") or {}).get("classes") or {}
+    told = []
+    for label, each in classes.items():
+        name = f"{label}: " if len(classes) > 1 else ""
+        prefix, samples = each.get("prefix"), int(each.get("samples") or 1)
+        if isinstance(prefix, dict):
+            groups = int(prefix.get("groups") or 1)
+            of = f", {groups:,} different ones ({prefix.get('popularity', 'uniform')})" if groups > 1 else ""
+            told.append(f"{name}prefix of {_text(prefix.get('tokens'))} tokens{of}")
+        if samples > 1:
+            told.append(f"{name}{samples:,} samples of each prompt")
     return "; ".join(told)
 
 
@@ -134,5 +151,6 @@ _FACTS: tuple[tuple[str, Callable[[Scenario], str]], ...] = (
     ("GPUs", _gpus),
     ("Traffic", _traffic),
     ("Lengths", _lengths),
+    ("Shared prompts", _shared),
     ("SLO", slo),
 )

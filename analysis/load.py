@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from sim.metrics import inter_token_gaps
+from sim import inter_token_gaps
 
 from .catalog import PARTS
 
@@ -27,7 +27,7 @@ REQUEST_COLUMNS = (
     *("preemptions", *(f"{part}_s" for part in PARTS)),
 )
 SPAN_COLUMNS = ("request_id", "engine", "lane", "first_step", "first_tick", "ticks")
-STEP_COLUMNS = ("engine", "lane", "step", "tick", "start_s", "end_s", "seqs", "kv_blocks_used", "waiting")
+STEP_COLUMNS = ("engine", "lane", "step", "tick", "start_s", "end_s", "seqs", "emitted", "kv_blocks_used", "waiting")
 DEEPEST = 3
 """compare folder / policy and rate / replication: no result folder is looked for further down."""
 
@@ -108,19 +108,33 @@ class Run:
         gap_s, weight = inter_token_gaps(requests, spans, steps, self.requests["measured"].to_numpy())
         return gap_s * 1000, weight
 
-    def latencies(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(values in ms, weights) of `ttft`, `tpot`, `itl` or `e2el`; empty where the run has none."""
+    def distribution(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(values, weights) of one of `catalog.DISTRIBUTIONS`, latencies in ms; empty where the run has none."""
         if name in ("tpot", "itl") and not self.summary.get("streamed", True):
             return np.empty(0), np.empty(0, np.int64)
         if name == "itl":
             return self.gaps
-        values = self.requests.loc[self.requests["measured"], f"{name}_ms"].dropna().to_numpy()
-        return values, np.ones(len(values), np.int64)
+        if name == "output":
+            return self._output_by_second()
+        requests = self.requests[self.requests["measured"]]
+        if name == "speed":
+            values = (1000 * requests["output_tokens"] / requests["e2el_ms"].where(requests["e2el_ms"] > 0)).dropna()
+        else:
+            values = requests[f"{name}_ms"].dropna()
+        return values.to_numpy(), np.ones(len(values), np.int64)
 
-    def parts_s(self) -> dict[str, float | None]:
-        """Mean seconds of a measured request's time by part."""
-        means = {part: self.summary.get(f"mean_{part}_ms") for part in PARTS}
-        return {part: None if mean is None else mean / 1000 for part, mean in means.items()}
+    def _output_by_second(self) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens generated in a second of the measured window, how many such seconds there were)."""
+        seconds = int(self.summary.get("duration") or 0.0)
+        if not seconds or not len(self.steps):
+            return np.empty(0), np.empty(0, np.int64)
+        at = self.steps["end_s"].to_numpy() - self.warmup_s
+        inside = (at >= 0) & (at < seconds)
+        busy, place = np.unique(at[inside].astype(np.int64), return_inverse=True)
+        tokens = np.bincount(place, weights=self.steps["emitted"].to_numpy()[inside], minlength=len(busy))
+        values, counts = np.unique(np.append(tokens, 0.0), return_counts=True)
+        counts[0] += seconds - len(busy) - 1  # of the idle ones; the one appended is not theirs
+        return values[counts > 0], counts[counts > 0]
 
 
 def find(folders: Iterable[Path | str]) -> list[Run]:

@@ -12,20 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-from . import catalog, facts
+from . import catalog, explore, facts, pairs
+from .commands import commands
+from .headline import headline, verdicts
 from .load import Run, find
 from .plots import Plot, draw_all
-from .plots.style import Look, looks, note_of, rate_name, rates_of
+from .plots.style import looks, note_of, rate_name, rates_of
 from .variants import Variant, variants
 
 SECTIONS = (
-    ("Latency", "Distributions over all measured requests or tokens.", ("cdf_ttft", "cdf_tpot", "cdf_itl", "cdf_e2el")),
-    ("Load", "How each policy answers to more traffic.", ("against_rate",)),
+    (
+        "Distributions",
+        "Over all measured requests, tokens or seconds; of replications together.",
+        tuple(f"cdf_{name}" for name in catalog.DISTRIBUTIONS),
+    ),
+    ("Load", "How each policy answers to more traffic.", ("against_rate", "against_throughput")),
     ("Time", "Where requests spend it, and what the engines do meanwhile.", ("where_time_went", "timelines")),
 )
 STATUSES = ("rejected", "shed", "timed_out", "cancelled", "failed", "unfinished")
 DETAILS_LEFT_OUT = {"policy", "rate_per_s", "note"}
+TONES = {"stable": "good", "above capacity": "bad"}
+CLASS_METRICS = (
+    *("requests", "median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_tpot_ms", "p99_e2el_ms"),
+    *("output_throughput", "request_goodput", "slo_attainment"),
+)
 
 
 def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> list[Path]:
@@ -53,11 +65,19 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
     policies = looks(found)
     return environment.get_template("report.html.j2").render(
         title=facts.title(runs),
-        summary=_headline(found),
+        summary=_runs(found),
+        headline=headline(found),
+        sentences=pairs.sentences(found),
+        verdicts=verdicts(found),
         facts=facts.facts(runs),
         note=note_of(found),
         table=_table(found),
-        swatches={label: _swatch(look) for label, look in policies.items()},
+        classes=_classes(found),
+        swatches={label: explore.swatch(look) for label, look in policies.items()},
+        few=any(variant.few(metric.name) for variant in found for metric in catalog.KEY),
+        replicated=any(len(variant.runs) > 1 for variant in found),
+        explore_data=Markup(explore.data(found)),
+        commands=commands(found),
         compared=len(found) > 1,
         outcomes=_outcomes(found),
         sections=[section for section in sections if section[2]],
@@ -71,9 +91,11 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
 class Cell:
     text: str
     best: bool = False
+    half: str = ""  # of the interval's width
+    few: bool = False
 
 
-def _headline(found: Sequence[Variant]) -> str:
+def _runs(found: Sequence[Variant]) -> str:
     """What was run, in one line below the title."""
     policies = list(dict.fromkeys(variant.label for variant in found))
     rates = rates_of(found)
@@ -110,11 +132,48 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
             cells = []
             for metric in shown:
                 value, (_, factor) = variant.value(metric.name), units[metric.name]
-                cells.append(Cell(catalog.text_in(metric, value, factor), place in best[metric.name]))
-            rows.append((variant.label, f"{variant.value('finished') or 0:,.0f}", cells))
+                text = catalog.text_in(metric, value, factor)
+                half = catalog.text_of_half(value, variant.half_width(metric.name), factor)
+                cells.append(Cell(text, place in best[metric.name], half, variant.few(metric.name)))
+            kind, evidence = variant.verdict
+            verdict = {"text": kind or "–", "tone": TONES.get(kind, "plain"), "evidence": evidence}
+            rows.append((variant.label, verdict, f"{variant.value('finished') or 0:,.0f}", cells))
         bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
     columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
     return {"groups": groups, "columns": columns, "bodies": bodies}
+
+
+def _classes(found: Sequence[Variant]) -> dict[str, Any] | None:
+    """A row for each class under each policy and rate; None where requests are of one kind."""
+    labels = list(dict.fromkeys(label for v in found for run in v.runs for label in run.summary.get("classes") or {}))
+    if not labels:
+        return None
+
+    def value(variant: Variant, label: str, metric: str) -> float | None:
+        values = [((run.summary.get("classes") or {}).get(label) or {}).get(metric) for run in variant.runs]
+        there = [float(each) for each in values if each is not None]
+        return sum(there) / len(there) if there else None
+
+    by_name = {metric.name: metric for metric in catalog.KEY}
+    columns = []
+    for name in CLASS_METRICS:
+        metric = by_name.get(name) or catalog.Metric(name, "Requests", "", "", None, "Requests")
+        values = [value(variant, label, name) for variant in found for label in labels]
+        if any(each is not None for each in values):
+            columns.append((metric, *catalog.shown_in(metric.unit, values)))
+    several = len(rates_of(found)) > 1
+    bodies = []
+    for variant in found:
+        heading = f"{variant.label}, {rate_name(variant.rate_per_s)}" if several else variant.label
+        rows = [
+            (
+                label,
+                [catalog.text_in(metric, value(variant, label, metric.name), factor) for metric, _, factor in columns],
+            )
+            for label in labels
+        ]
+        bodies.append((variant.label, heading, rows))
+    return {"columns": [(metric.alone, unit) for metric, unit, _ in columns], "bodies": bodies}
 
 
 def _outcomes(found: Sequence[Variant]) -> list[str]:
@@ -147,12 +206,6 @@ def _details(found: Sequence[Variant]) -> dict[str, Any]:
     several = len(rates_of(found)) > 1
     heads = [(variant.label, rate_name(variant.rate_per_s) if several else "") for variant in found]
     return {"heads": heads, "rows": rows}
-
-
-def _swatch(look: Look) -> dict[str, str]:
-    """How to draw a policy's line in SVG."""
-    dash = "" if look.dash == "-" else " ".join(f"{2 * length:g}" for length in look.dash[1])
-    return {"color": look.color, "dash": dash}
 
 
 def _seen_from(beside: Path, folder: Path) -> str:

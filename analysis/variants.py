@@ -6,7 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from sim import mean_interval
+
+from .catalog import PARTS
 from .load import Run, replication
+
+FEW = 1000
+"""A p99 of fewer values than this rests on fewer than ten of them, and is marked."""
+WORST = ("stable", "drained", "no data", "above capacity")
 
 
 @dataclass(eq=False)
@@ -36,9 +43,40 @@ class Variant:
         found = self.values(metric)
         return sum(found) / len(found) if found else None
 
-    def latencies(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `Run.latencies`, of all replications together."""
-        parts = [run.latencies(name) for run in self.runs]
+    def interval(self, metric: str) -> tuple[float | None, float | None, float | None]:
+        """(mean over replications, low, high) at 95 %; no interval with one, nothing without data."""
+        found = self.values(metric)
+        return mean_interval(found) if found else (None, None, None)
+
+    def half_width(self, metric: str) -> float | None:
+        """Of the interval, which lies evenly about the mean."""
+        mean, low, _ = self.interval(metric)
+        return None if mean is None or low is None else mean - low
+
+    def few(self, metric: str) -> bool:
+        """Whether this is a p99 that rests on fewer than `FEW` values in some replication."""
+        which, _, rest = metric.partition("_")
+        name = rest.removesuffix("_ms")
+        key = f"measured_{name}" if name in ("tpot", "itl") else "measured"
+        counts = [int(run.summary.get(key) or FEW) for run in self.runs]
+        return which == "p99" and self.value(metric) is not None and min(counts) < FEW
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """(stable, above capacity, drained or no data; the evidence), of the replication that fares worst."""
+        told = [
+            (str(run.summary.get("verdict") or ""), str(run.summary.get("verdict_evidence") or "")) for run in self.runs
+        ]
+        return max(told, key=lambda pair: WORST.index(pair[0]) if pair[0] in WORST else -1)
+
+    def parts_s(self) -> dict[str, float | None]:
+        """Mean seconds of a measured request's time by part."""
+        means = {part: self.value(f"mean_{part}_ms") for part in PARTS}
+        return {part: None if mean is None else mean / 1000 for part, mean in means.items()}
+
+    def distribution(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """As `Run.distribution`, of all replications together."""
+        parts = [run.distribution(name) for run in self.runs]
         return np.concatenate([values for values, _ in parts]), np.concatenate([weights for _, weights in parts])
 
 

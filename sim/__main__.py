@@ -1,4 +1,4 @@
-"""`python -m sim`: run, compare, check and list."""
+"""`python -m sim`: run, compare, check, list and schema."""
 
 import sys
 

@@ -58,8 +58,12 @@ def accepted(kind: Kind) -> str:
         most = next((m.max_length for m in limits if getattr(m, "max_length", None) is not None), None)
         return f"text of 1 to {most} characters" if most else "text"
     if origin is list:
-        least = next((m.min_length for m in limits if getattr(m, "min_length", None) is not None), None)
-        return f"a list{f' of {least}' if least else ''}, each {accepted((get_args(annotation)[0], []))}"
+        least, most = (
+            next((getattr(m, name) for m in limits if getattr(m, name, None) is not None), None)
+            for name in ("min_length", "max_length")
+        )
+        size = f" of {least}" if least == most and least else f" of {least} or more" if least else ""
+        return f"a list{size}, each {accepted((get_args(annotation)[0], []))}"
     if keys := keys_of(annotation):
         return f"a mapping with the keys {', '.join(keys)}"
     return "a mapping" if origin is dict else str(getattr(annotation, "__name__", annotation)).lower()

@@ -20,6 +20,7 @@ HEADINGS = {
     "router": "routers",
     "arrivals": "arrivals",
     "lengths": "lengths",
+    "length_pairs": "length_pairs",
     "cost": "costs",
 }
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from . import checklist, consistency, results
+from . import checklist, consistency, results, schema, summing_up
 from .errors import ScenarioError
-from .frontend import Progress
-from .run import Result
+from .parallel import run_all
+from .progressline import ProgressLine
 from .scenario import Scenario, load
 
 
@@ -46,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "simulate a scenario and write its results")
     compare = add("compare", _compare, "simulate a scenario under several policies, and report")
     check = add("check", _check, "check a scenario and print its KV cache sizes")
+    add("schema", _schema, "the JSON Schema of a scenario, for editors")
     listing = add("list", _list, "everything that a scenario may name, with parameters and defaults")
     for made in (run, compare, check):
         made.add_argument("scenario", type=Path, metavar="SCENARIO.yaml")
@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
         )  # fmt: skip
     for made in (run, compare):
         made.add_argument("--out", type=Path, metavar="DIR", help="where results go; default: results/NAME")
+        made.add_argument(
+            "--replications", metavar="N", help="simulations with seeds of their own; more than one gives intervals"
+        )
+        made.add_argument("--jobs", metavar="N", help="simulations at a time; default: as many as there are cores")
     for made in (run, check):
         made.add_argument("--policy", metavar="LABEL", help="a label of the scenario's policies, or a policy's name")
     compare.add_argument("--policies", metavar="A,B", help="labels or names; default: all labels of the scenario")
@@ -65,15 +69,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(given: argparse.Namespace) -> int:
-    scenario = load(given.scenario, given.overrides, given.policy)
+    scenario = load(given.scenario, _overrides(given), given.policy)
+    processes = _count(given.jobs, "--jobs")
     folder = given.out or Path("results") / scenario.name
     _print_sizes(scenario)
-    with results.replacing(folder) as place, _Line() as line:
-        made = results.run(scenario, place, line.progress)
-    for warning in dict.fromkeys(text for result in made for text in result.warnings):
-        print(f"warning: {warning}", file=sys.stderr)
-    for result in made:
-        print(_sentence(result))
+    with results.replacing(folder) as place, ProgressLine() as line:
+        jobs = results.jobs(scenario, place)
+        made = run_all(jobs, processes, progress=line.progress, ended=line.counting(len(jobs)))
+    _warn(dict.fromkeys(text for outcome in made for text in outcome.warnings))
+    for outcome in made:
+        print(summing_up.sentence(outcome))
+    for text in summing_up.intervals([outcome.summary for outcome in made]):
+        print(text)
+    for text in dict.fromkeys(summing_up.verdict(outcome.summary) for outcome in made):
+        print(text)
     if note := made[0].summary["note"]:
         print(f"cost: {note}")
     print(f"results: {folder}")
@@ -81,39 +90,45 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    scenario = load(given.scenario, given.overrides)
+    scenario = load(given.scenario, _overrides(given))
+    processes = _count(given.jobs, "--jobs")
     words = _words(given.policies, "--policies") or list(scenario.policies)
     if not words:
         raise ScenarioError(
-            f"{given.scenario}: policies: missing; label the policies to compare there, or name some: --policies static,vllm"
+            f"{given.scenario}: policies: missing; label the policies to compare there, or name some:"
+            " --policies static,vllm"
         )
-    rates = [_rate(word) for word in _words(given.rates, "--rates")] or [None]
+    rates: list[float | None] = [_rate(word) for word in _words(given.rates, "--rates")] or [None]
     variants = [
-        (f"{word}-{rate:g}" if rate is not None else word, scenario.with_policy(word))
+        (word, scenario.with_policy(word))
         if rate is None
         else (f"{word}-{rate:g}", scenario.with_policy(word).with_rate(rate))
         for rate in rates
         for word in words
     ]
     folder = given.out or Path("results") / f"{scenario.name}-comparison"
-    warnings: dict[str, None] = {}
     with results.replacing(folder) as place:
-        with _Line() as line:
-            for label, variant in variants:
-                (place / label).mkdir()
-                for result in results.run(variant, place / label, line.progress):
-                    warnings.update(dict.fromkeys(f"{label}: {text}" for text in result.warnings))
-        from analysis.compare import comparison, table, write_report  # late, and only here: `sim` runs without it
+        labelled = [(label, job) for label, variant in variants for job in results.jobs(variant, place / label)]
+        with ProgressLine() as line:
+            counting = line.counting(len(labelled))
+            made = run_all([job for _, job in labelled], processes, progress=line.progress, ended=counting)
+        from analysis import compare  # late, and only here: `sim` runs without it
 
         places = [place / label for label, _ in variants]
-        comparison(places).to_csv(place / "comparison.csv", index=False, lineterminator="\n")
-        write_report(places, place / "report.html")
-        shown = table(places)
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        compare.comparison(places).to_csv(place / "comparison.csv", index=False, lineterminator="\n")
+        compare.paired(places).to_csv(place / "paired.csv", index=False, lineterminator="\n")
+        compare.write_report(places, place / "report.html")
+        shown, told = compare.table(places), compare.told(places)
+    _warn(
+        dict.fromkeys(
+            f"{label}: {text}" for (label, _), outcome in zip(labelled, made, strict=True) for text in outcome.warnings
+        )
+    )
     from rich.console import Console
 
     Console(soft_wrap=not sys.stdout.isatty()).print(shown)
+    for text in told:
+        print(text)
     print(f"results: {folder}\nreport:  {folder / 'report.html'}")
     return 0
 
@@ -123,9 +138,33 @@ def _check(given: argparse.Namespace) -> int:
     return 0
 
 
+def _schema(_: argparse.Namespace) -> int:
+    print(json.dumps(schema.schema(), indent=2, allow_nan=False))
+    return 0
+
+
 def _list(given: argparse.Namespace) -> int:
     print(checklist.listing(given.json))
     return 0
+
+
+def _overrides(given: argparse.Namespace) -> list[str]:
+    """Those of --set, and --replications as one of them."""
+    count = _count(given.replications, "--replications")
+    return [*given.overrides, *([f"replications={count}"] if count is not None else [])]
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def _count(word: str | None, option: str) -> int | None:
+    if word is None:
+        return None
+    if not (word.isascii() and word.isdigit() and 0 < int(word) <= 10_000):
+        raise ScenarioError(f"{option}: {word!r} must be a whole number from 1 to 10,000")
+    return int(word)
 
 
 def _words(text: str | None, option: str) -> list[str]:
@@ -156,68 +195,3 @@ def _print_sizes(scenario: Scenario) -> None:
         print(
             f"{where}Maximum concurrency for {sizes.max_model_len:,} tokens per request: {sizes.max_concurrency:.2f}x"
         )
-
-
-def _sentence(result: Result) -> str:
-    """What became of the requests, and how fast that was simulated."""
-    summary, facts = result.summary, result.facts
-    ended = [f"{summary[status]:,} {status}" for status in ("finished", "rejected", "failed", "unfinished")]
-    counts = ", ".join(text for text in ended if not text.startswith("0 "))
-    means = [
-        f"mean {name} {summary[f'mean_{key}_ms']:,.1f} ms"
-        for name, key in (("TTFT", "ttft"), ("TPOT", "tpot"))
-        if summary[f"mean_{key}_ms"] is not None
-    ]
-    speed = summary["requests"] / facts["wall_s"]
-    return "; ".join(
-        [
-            f"{summary['requests']:,} requests: {counts}" if counts else "no requests",
-            *means,
-            f"{summary['duration']:,.1f} s simulated in {facts['wall_s']:.1f} s ({speed:,.0f} requests/s)",
-        ]
-    )
-
-
-class _Line:
-    """A line on the terminal while simulations run; nothing where stderr is none."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._bar: Any = None
-
-    def __enter__(self) -> _Line:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = self._stack.enter_context(
-                Progress(
-                    TextColumn("{task.description}"),
-                    BarColumn(bar_width=20),
-                    TextColumn("{task.fields[done]:,} requests, {task.fields[simulated]:,.0f} s simulated,"),
-                    TextColumn("{task.fields[speed]:,.0f} requests/s, left"),
-                    TimeRemainingColumn(),
-                    console=Console(stderr=True),
-                    transient=True,
-                )
-            )
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._stack.close()
-
-    def progress(self, scenario: Scenario, replication: int) -> Progress | None:
-        """The callback of one simulation."""
-        if self._bar is None:
-            return None
-        bar = self._bar
-        name = scenario.policy_label + (f" {replication + 1}/{scenario.replications}" if replication else "")
-        task = bar.add_task(name, total=None, done=0, simulated=0.0, speed=0.0)
-        duration_s = scenario.workload.duration_s
-
-        def show(simulated_s: float, done: int, total: int | None) -> None:
-            elapsed = bar.tasks[task].elapsed or 1e-9
-            completed, whole = (simulated_s, duration_s) if duration_s is not None else (done, total)
-            bar.update(task, completed=completed, total=whole, done=done, simulated=simulated_s, speed=done / elapsed)
-
-        return show

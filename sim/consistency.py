@@ -24,11 +24,15 @@ class Checked:
 def check(scenario: "Scenario") -> dict[str, Checked]:
     """Complains about the first thing in which two values contradict each other; the sizes of each pool otherwise."""
     _check_workload(scenario)
-    for path, kind, component in (
+    parts: list[tuple[tuple[str, ...], str, registry.Component]] = [
         (("workload", "arrivals"), "arrivals", scenario.workload.arrivals),
         (("cost",), "cost", scenario.cost),
         (("cluster", "router"), "router", scenario.cluster.router),
-    ):
+    ]
+    for label, request_class in scenario.workload.classes.items():
+        if request_class.lengths is not None:
+            parts.append((("workload", "classes", label, "lengths"), "length_pairs", request_class.lengths))
+    for path, kind, component in parts:
         built = registry.build(kind, component)
         if hasattr(built, "verify"):
             try:
@@ -81,12 +85,12 @@ def at_rate(scenario: "Scenario", rate_per_s: float) -> registry.Component:
     if "rate_per_s" in arrivals.params:
         return registry.parse("arrivals", {**arrivals.plain(), "rate_per_s": rate_per_s})
     built = registry.build("arrivals", arrivals)
-    if not hasattr(built, "mean_rate"):
+    if not hasattr(built, "scale_to"):
         raise Complaint(
             f"{arrivals.name} arrivals have no rate, so they cannot be run at {rate_per_s:g} requests/s", "name"
         )
-    whole = built.mean_rate(scenario.workload.num_requests, scenario.resolve)
-    return registry.parse("arrivals", {**arrivals.plain(), "rate_scale": rate_per_s / whole})
+    scale = built.scale_to(rate_per_s, scenario.workload, scenario.resolve)
+    return registry.parse("arrivals", {**arrivals.plain(), "rate_scale": scale})
 
 
 def _check_workload(scenario: "Scenario") -> None:
@@ -105,9 +109,24 @@ def _check_workload(scenario: "Scenario") -> None:
 
 
 def _check_class(kind: "RequestClass", traced: bool, *path: str) -> None:
+    paired = kind.lengths is not None
+    if traced and paired:
+        raise Complaint("lengths come from the trace; leave it out", *path, "lengths")
+    if traced and kind.samples > 1:
+        raise Complaint("prompts come from the trace, each as often as it stands there; leave it out", *path, "samples")
+    if paired and kind.samples > 1:
+        what = "needs prompt_tokens and output_tokens: one prompt has several outputs, and a pair of lengths has one"
+        raise Complaint(what, *path, "samples")
     for key in ("prompt_tokens", "output_tokens"):
         given = getattr(kind, key) is not None
         if traced and given:
             raise Complaint("lengths come from the trace; leave it out", *path, key)
-        if not traced and not given:
+        if paired and given:
+            raise Complaint("both lengths come from `lengths`; leave one of the two out", *path, key)
+        if not traced and not paired and not given:
             raise Complaint("missing; a number of tokens or a length distribution", *path, key)
+    params = kind.prompt_tokens.params if kind.prompt_tokens is not None else {}
+    longest = params.get("tokens", params.get("max"))
+    if kind.prefix is not None and longest is not None and kind.prefix.tokens > longest:
+        what = f"is more than the longest prompt, {longest}; prompt_tokens counts the whole prompt, its prefix included"
+        raise Complaint(what, *path, "prefix", "tokens")

@@ -87,6 +87,11 @@ class DecodeSet:
             return by[at : at + ticks]
         return (by[at:] + by * (ticks // size + 1))[:ticks]
 
+    def blocks_within(self, after: int, ticks: int) -> int:
+        """New blocks of the next `ticks` ticks, `after` some, in all."""
+        cycles, rest = divmod(ticks, self.block_size)
+        return cycles * self.growing + sum(self.growth(rest, after))
+
     def ticks_within(self, after: int, most: int, free: int) -> int:
         """For how many ticks, at most `most`, `after` some, `free` blocks suffice."""
         n, size = self.growing, self.block_size

@@ -22,6 +22,22 @@ if TYPE_CHECKING:
     from .steplog import StepLog
 
 
+LIVELOCK = "livelock: sequences preempt each other for ever and no token comes; the KV cache is too small"
+
+
+class Stretch:
+    """Steps first ... stop - 1, decided at once, the first at `decided_s`: all that decode, and nobody else.
+
+    One a lane, used again and again; it is empty where `stop` is 0. The first step's blocks are taken.
+    """
+
+    __slots__ = ("decided_s", "first", "stop")
+
+    def __init__(self) -> None:
+        self.first = self.stop = 0
+        self.decided_s = 0.0
+
+
 class Engine:
     """One lane of one replica. Steps are decided at D(i) = max(time of the plan, E(i - depth)), and end at E(i).
 
@@ -51,16 +67,18 @@ class Engine:
         log.depth, log.ends = self.depth, self.lane.ends
         self.fast_forward = fast_forward
         self.on_done, self.on_left = on_done, on_left
+        self.more_may_come: Callable[[], bool] = lambda: False  # whether a request may still reach this engine
         self.delivers_whole = getattr(policy, "delivers_whole", False)
         self.watchdog = Watchdog()
         self.stalled = False
+        self.watched = False  # somebody asks for the KV blocks in use
         self.decisions = 0
         self._inbox: deque[Sequence] = deque()  # arrived, not yet seen by a decision
-        self._stretch: tuple[int, int] | None = None  # (first step, steps), decided and not yet settled
-        self._decided = (0.0, 0, 0, 0, 0)  # of the stretch: when, tick, contexts, blocks in use, who waits
+        self._stretch = Stretch()  # what is priced and not yet settled; empty if nothing is
         self._held: list[Sequence] = []  # ended, delivered when the batch has ended
         self._now_s = 0.0
         self._idle = True
+        self._used_before = (-1.0, 0)  # when it last woke, and the KV blocks in use until then
         self._wake_s = -1.0  # when the wake-up that counts comes; others are out of date
         self._call, self._rank = Call(self._wake), STEP_END + number
         self._queue: Any = env._queue
@@ -68,23 +86,38 @@ class Engine:
 
     def submit(self, seq: Sequence) -> None:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
+        if self.stalled:
+            seq.status, seq.reason = FAILED, LIVELOCK
+            self.on_done(seq)
+            return
         self._inbox.append(seq)
         if self._idle:
             if not self.env._now <= self._wake_s <= seq.reach_s:  # no earlier wake-up is due
                 self._wake_at(seq.reach_s)
-        elif self._stretch and self._cut(seq.reach_s):
-            first, steps = self._stretch
-            self._wake_at(self.lane.ends[first + steps - self.depth])
+        elif self._stretch.stop and self._cut(seq.reach_s):
+            self._wake_next()
+
+    def kv_blocks_used(self) -> int:
+        """After the last decision strictly before now, also where it is one of a stretch that is not settled.
+
+        Not now: what happens at this very instant may or may not have happened yet, with stretches or without.
+        """
+        now_s, kv = self.env._now, self.lane.kv
+        woke_s, before = self._used_before
+        if woke_s >= now_s:
+            return before
+        used, stretch, depth = kv.total - kv.free, self._stretch, self.depth
+        if stretch.stop:  # nothing is given back within it, see `_horizon`
+            due = bisect_left(self.lane.ends, now_s, max(stretch.first + 1 - depth, 0)) + depth
+            used += self.lane.decodes.blocks_within(1, max(min(due, stretch.stop) - stretch.first - 1, 0))
+        return used
 
     def stop(self, end_s: float) -> None:
         """The clock stops: what ends by `end_s` has ended, the rest stays unfinished."""
         lane = self.lane
         within = bisect_right(lane.ends, end_s)
-        if self._stretch:
-            first, steps = self._stretch
-            keep = min(max(within - first, 1), steps)
-            del lane.ends[first + keep :]
-            self._stretch = first, keep
+        if self._stretch.stop:
+            self._cut(end_s)
             self._settle()
         while lane.processed < min(within, lane.step):
             lane.process()
@@ -96,7 +129,12 @@ class Engine:
             if self.delivers_whole:
                 seq.delivered_step = -1  # its tokens are never delivered
             if seq.first_step is not None and seq.first_scheduled_s >= end_s:
-                seq.first_step = None
+                seq.first_step, seq.hit_tokens = None, 0
+
+    @property
+    def working(self) -> bool:
+        """Whether it still gives anything: it may bring about requests where a source reacts."""
+        return bool(self._inbox) or not (self._idle or self.stalled)
 
     def unfinished(self) -> list[Sequence]:
         """All that has come here and not ended."""
@@ -115,8 +153,10 @@ class Engine:
         self._idle = False
         lane, inbox = self.lane, self._inbox
         ends = lane.ends
-        if self._stretch:
+        if self._stretch.stop:
             self._settle()
+        if self.watched and self.env._now > self._used_before[0]:
+            self._used_before = self.env._now, lane.kv.total - lane.kv.free
         if lane.step > lane.processed:
             end_s = ends[lane.processed]
             if end_s > self._now_s:
@@ -133,11 +173,10 @@ class Engine:
             while inbox and inbox[0].reach_s <= self._now_s:
                 lane.waiting.push(inbox.popleft())
             if (lane.waiting or lane.running) and self._decide():
-                if self._stretch:
+                if self._stretch.stop:
                     if inbox:  # caused by a step's end, and seen an instant later
                         self._cut(inbox[0].reach_s)
-                    first, steps = self._stretch
-                    return self._wake_at(ends[first + steps - self.depth])
+                    return self._wake_next()
                 if lane.step - lane.processed < self.depth:
                     continue
             elif self.stalled:
@@ -149,7 +188,12 @@ class Engine:
                 elif lane.waiting and lane.plan.wake_at_s is not None:
                     self._wake_at(lane.plan.wake_at_s)
                 return
-            return self._wake_at(ends[lane.processed])
+            return self._wake_next()
+
+    def _wake_next(self) -> None:
+        """Wake when the next decision is due."""
+        stop = self._stretch.stop
+        self._wake_at(self.lane.ends[stop - self.depth if stop else self.lane.processed])
 
     def _decide(self) -> bool:
         """One decision: a step, or a stretch of like steps. False if there is nothing to compute."""
@@ -172,18 +216,16 @@ class Engine:
             if not plan.all_decode:
                 return False
             steps = self._horizon(plan)
-            context = decodes.context + n
-            self.cost.stretch(steps, n + plan.padding, context, start_s, ends, n)
-            used = lane.kv.total - lane.kv.free
-            self._decided = now_s, decodes.tick, context, used, len(lane.waiting)
+            self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
                 self.log.note(lane, plan, step, start_s, now_s)
-            self._stretch = step, steps
+            stretch = self._stretch
+            stretch.first, stretch.stop, stretch.decided_s = step, step + steps, now_s
             if steps == 1:
                 self._settle()
             return True
-        if preempted and self.watchdog.sees_livelock(lane):
-            self._fail("livelock: sequences preempt each other for ever and no token comes; the KV cache is too small")
+        if preempted and self.watchdog.sees_livelock(lane, self.more_may_come):
+            self._fail()
             return False
         prompts, new_tokens, whole = [], 0, 0
         if plan.all_decode:
@@ -224,10 +266,10 @@ class Engine:
     def _horizon(self, plan: Plan) -> int:
         """Steps for which the decision to let all decode may stand.
 
-        That is until one ends, blocks run out, or a release may let in somebody who waits.
+        That is until one ends, blocks run out, or a release may let in somebody who waits or changes what is watched.
         """
         lane = self.lane
-        if not self.fast_forward or (lane.waiting and (lane.leaving or lane.late)):
+        if not self.fast_forward or ((lane.waiting or self.watched) and (lane.leaving or lane.late)):
             return 1
         most = min(lane.decodes.ticks_left(), plan.repeat)
         if most <= 1:
@@ -236,32 +278,35 @@ class Engine:
 
     def _cut(self, time_s: float) -> bool:
         """Something comes at `time_s`: the steps decided before it stand, the rest is to be decided anew."""
-        assert self._stretch
-        (first, steps), ends, depth = self._stretch, self.lane.ends, self.depth
-        cut = bisect_left(ends, time_s, max(first + 1 - depth, 0), max(first + steps - depth, 0)) + depth
-        if cut >= first + steps:
+        stretch, ends, depth = self._stretch, self.lane.ends, self.depth
+        first, stop = stretch.first, stretch.stop
+        cut = bisect_left(ends, time_s, max(first + 1 - depth, 0), max(stop - depth, 0)) + depth
+        if cut >= stop:
             return False
-        cut = max(cut, first + 1)
-        self.cost.give_back(first + steps - cut)
+        stretch.stop = cut = max(cut, first + 1)
+        self.cost.give_back(stop - cut)
         del ends[cut:]
-        self._stretch = first, cut - first
         return True
 
     def _settle(self) -> None:
         """The stretch has been decided to its end: its steps are applied and recorded."""
-        assert self._stretch
-        first, steps = self._stretch
-        self._stretch = None
-        lane, log = self.lane, self.log
-        now_s, tick, context, used, waiting = self._decided
-        n = len(lane.decodes.members)
+        stretch, lane, log = self._stretch, self.lane, self.log
+        first, steps = stretch.first, stretch.stop - stretch.first
+        stretch.stop = 0
+        decodes, kv = lane.decodes, lane.kv
+        n, tick = len(decodes.members), decodes.tick
+        context = decodes.context + n
+        used = kv.total - kv.free
         grown = 0
         if steps > 1:
-            growth = lane.decodes.growth(steps - 1, 1)
+            growth = decodes.growth(steps - 1, 1)
             grown = sum(growth)
             log.grow(growth)
+        waiting = len(lane.waiting)
         released = lane.settle(first, steps, grown)
-        log.add(first, steps, tick, now_s, n, n, 0, n, context, used, released, waiting, 0, lane.overrun)
+        log.add(
+            first, steps, tick, stretch.decided_s, n, n, 0, n, context, used, released, waiting, 0, lane.overrun
+        )  # fmt: skip
         if lane.left:
             self._collect()
 
@@ -291,15 +336,15 @@ class Engine:
             seq.status = FINISHED
             self.on_done(seq)
 
-    def _fail(self, reason: str) -> None:
-        """No progress is possible: all that is here fails, and the engine stands still."""
+    def _fail(self) -> None:
+        """No progress is possible: all that is here fails, so does all that will come; the engine stands still."""
         self.stalled = True
         self.log.stop(self.lane.step)
         for seq in self.unfinished():
             self._truncate(seq, self.lane.step)
-            seq.status, seq.reason = FAILED, reason
+            seq.status, seq.reason = FAILED, LIVELOCK
             self.on_done(seq)
-        self.env.halt()
+        self._inbox.clear()
 
     def _truncate(self, seq: Sequence, steps: int) -> None:
         """The spans of one that has not ended hold what the first `steps` steps gave."""

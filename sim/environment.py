@@ -42,10 +42,6 @@ class Environment(simpy.Environment):
         queue: Any = self._queue
         heapq.heappush(queue, (time_s, rank, next(self._eid), Call(callback, value)))
 
-    def halt(self) -> None:
-        """Nothing more happens."""
-        self._queue.clear()
-
     def run_before(self, end_s: float = inf) -> None:
         """Process all events before `end_s`: SimPy's run() with its step() written out, which is half of its time."""
         queue, pop = self._queue, heapq.heappop

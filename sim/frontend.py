@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from heapq import heappop, heappush
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any
 
-from .environment import DELIVERY, Environment
+from .environment import DELIVERY, STEP_END, Environment
 from .request import FINISHED, REJECTED, Request, Sequence
 
 if TYPE_CHECKING:
@@ -75,7 +76,9 @@ class FrontEnd:
             engine.on_done = self._closed if progress is not None else log.close
             if router.tracks or source.reacts:
                 engine.on_left = self._left
-            router.join(engine.number)
+            engine.more_may_come = partial(self._more_may_come, engine)
+            engine.watched = getattr(router, "watches_kv", False)
+            router.join(engine.number, engine)
         self._pull()
 
     def _pull(self, caused: bool = False) -> None:
@@ -120,6 +123,13 @@ class FrontEnd:
         seq: Sequence = event._value
         del self.under_way[seq.request.index]
         self.engines[seq.engine].submit(seq)
+
+    def _more_may_come(self, engine: Engine) -> bool:
+        """Whether a request may still reach an engine that gives nothing itself. Wake-ups of engines do not tell: some
+        are out of date."""
+        if any(rank < STEP_END for _, rank, *_ in self.env._queue):
+            return True
+        return self.source.reacts and any(other.working for other in self.engines if other is not engine)
 
     def _reject(self, request: Request, reason: str) -> None:
         seq = Sequence(request, request.arrival_s, 0, 0, False)

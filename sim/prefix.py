@@ -219,6 +219,8 @@ class PrefixCache(BlockPool):
         straddle: list[tuple[str, int, int]] = []
         filled = 0
         for segment, n in (*request.prefix, ("own:" + request.id, private), ("out:" + request.id, seq.outputs)):
+            if not n:  # no part of any block
+                continue
             at = 0
             if filled:
                 at = min(size - filled, n)

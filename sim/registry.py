@@ -32,6 +32,7 @@ PACKAGES = {
     "router": ".routers",
     "arrivals": ".workload",
     "lengths": ".workload",
+    "length_pairs": ".workload",
     "cost": ".cost",
 }
 WORDS = {
@@ -39,6 +40,7 @@ WORDS = {
     "router": "router",
     "arrivals": "arrival process",
     "lengths": "length distribution",
+    "length_pairs": "joint length distribution",
     "cost": "cost model",
 }
 
@@ -139,7 +141,7 @@ def build(kind: str, component: Component) -> Any:
 
 def parameters(cls: type) -> list[dict[str, Any]]:
     """Name, type, default, required and help of each parameter of a component's class; types in words."""
-    return rows(_model(cls))
+    return rows(model_of(cls))
 
 
 def rows(model: type[BaseModel]) -> list[dict[str, Any]]:
@@ -170,7 +172,7 @@ def _load(kind: str) -> None:
 
 
 def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseModel:
-    model = _model(cls)
+    model = model_of(cls)
     try:
         return model.model_validate(params)
     except ValidationError as error:
@@ -178,7 +180,7 @@ def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseMod
 
 
 @cache
-def _model(cls: type) -> type[BaseModel]:
+def model_of(cls: type) -> type[BaseModel]:
     """The pydantic model of a component's parameters. The class itself stays a plain dataclass, quick to build."""
     parameters = [f for f in fields(cls) if f.init]
     written = {"__module__": cls.__module__, "__annotations__": {f.name: f.type for f in parameters}}

@@ -1,4 +1,7 @@
-"""Result folders: written under a temporary name and renamed when whole, so that a killed run leaves no half result."""
+"""Simulations and their result folders.
+
+These are written under a temporary name and renamed when whole, so that a killed run leaves no half result.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ScenarioError
-from .run import Result, simulate
+from .run import simulate
 
 if TYPE_CHECKING:
     from .frontend import Progress
@@ -25,35 +29,55 @@ if TYPE_CHECKING:
 MARKS = ("run.json", "comparison.csv", "rep-0/run.json")
 
 
-def run(
-    scenario: Scenario, folder: Path, progress: Callable[[Scenario, int], Progress | None] = lambda *_: None
-) -> list[Result]:
-    """Simulate all replications of a scenario into an existing, empty folder: into `folder` itself, or rep-0, rep-1 ...
+@dataclass(frozen=True)
+class Job:
+    """One simulation to be run: a replication of a scenario, into an existing, empty folder."""
 
-    `progress` makes the callback of each simulation.
-    """
-    results = []
-    for replication in range(scenario.replications):
-        place = folder if scenario.replications == 1 else folder / f"rep-{replication}"
-        place.mkdir(exist_ok=True)
-        started = datetime.now(UTC)
-        result = simulate(scenario, replication=replication, folder=place, progress=progress(scenario, replication))
-        _write_text(place / "scenario.yaml", scenario.to_yaml())
-        _write_json(place / "summary.json", result.summary)
-        _write_json(
-            place / "run.json",
-            {
-                "servesim": release(),
-                "started_at": started.isoformat(timespec="seconds"),
-                **result.facts,
-                "python": platform.python_version(),
-                "machine": platform.machine(),
-                "cpus": os.cpu_count(),
-                "warnings": result.warnings,
-            },
-        )
-        results.append(result)
-    return results
+    scenario: Scenario
+    folder: Path
+    replication: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is left of a simulation whose tables are in its folder; small enough to come back from another process."""
+
+    job: Job
+    summary: dict[str, Any]
+    facts: dict[str, Any]
+    warnings: list[str]
+
+
+def jobs(scenario: Scenario, folder: Path) -> list[Job]:
+    """All replications of a scenario: into `folder` itself, or rep-0, rep-1 ... below it, which are made."""
+    folder.mkdir(exist_ok=True)
+    if scenario.replications == 1:
+        return [Job(scenario, folder)]
+    made = [Job(scenario, folder / f"rep-{number}", number) for number in range(scenario.replications)]
+    for job in made:
+        job.folder.mkdir()
+    return made
+
+
+def run(job: Job, progress: Progress | None = None) -> Outcome:
+    """Simulate, and write the result folder."""
+    started = datetime.now(UTC)
+    result = simulate(job.scenario, replication=job.replication, folder=job.folder, progress=progress)
+    _write_text(job.folder / "scenario.yaml", job.scenario.to_yaml())
+    _write_json(job.folder / "summary.json", result.summary)
+    _write_json(
+        job.folder / "run.json",
+        {
+            "servesim": release(),
+            "started_at": started.isoformat(timespec="seconds"),
+            **result.facts,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "warnings": result.warnings,
+        },
+    )
+    return Outcome(job, result.summary, result.facts, result.warnings)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .engine import Engine
 from .environment import Environment
 from .frontend import FrontEnd, Limits, Progress
 from .kv import BlockPool
-from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise
+from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
 from .prefix import PrefixCache
 from .records import RequestLog
 from .request import FAILED
@@ -41,7 +41,7 @@ SCHEMAS = {"requests": REQUESTS, "spans": SPANS, "steps": STEPS}
 
 @dataclass
 class Result:
-    """What a run gave. `summary` and `facts` are flat; the tables are read when they are asked for."""
+    """What a run gave. `summary` is flat, but for `classes`; the tables are read when they are asked for."""
 
     scenario: Scenario
     summary: dict[str, Any]
@@ -146,10 +146,13 @@ class _Run:
         self.requests = RequestLog(self.price.response_s, self.sinks.requests.write, self.sinks.spans.write)
         self.requests.end_s = self.end_s
         self.requests.lanes = [(self.label, engine.lane.ends) for engine in self.engines]
+        router = registry.build("router", scenario.cluster.router)
+        if hasattr(router, "begin"):
+            router.begin(stream("router"))
         self.front_end = FrontEnd(
             self.env,
             self.source,
-            registry.build("router", scenario.cluster.router),
+            router,
             self.engines,
             Limits(sizes.max_model_len, sizes.num_gpu_blocks * sizes.block_size if check_kv else inf),
             self.requests,
@@ -160,24 +163,20 @@ class _Run:
 
     def close(self) -> None:
         """The clock has stopped: whatever has not ended gets its row too."""
-        stalled = any(engine.stalled for engine in self.engines)
         for engine in self.engines:
             if engine.stalled:
+                self.warnings.append(
+                    f"replica {engine.number} came to a standstill at {engine.lane.ends[-1]:.3f} s: sequences preempted"
+                    " each other for ever; raise the KV cache or lower max_num_seqs"
+                )
                 continue
-            engine.stop(min(self.end_s, self.env.now) if stalled else self.end_s)
+            engine.stop(self.end_s)
             for seq in engine.unfinished():
-                if stalled:
-                    seq.reason = "the run was ended because another engine came to a standstill"
-                elif self.end_s == inf:
+                if self.end_s == inf:
                     seq.status, seq.reason = FAILED, "it can never be scheduled: the KV cache is too small for it"
                 self.requests.close(seq)
         for seq in self.front_end.under_way.values():
             self.requests.close(seq)
-        if stalled:
-            self.warnings.append(
-                f"the run was ended at {self.env.now:.3f} s: sequences preempted each other for ever; raise the KV"
-                " cache or lower max_num_seqs"
-            )
         self.requests.finish()
         self.sinks.close()
 
@@ -187,17 +186,23 @@ class _Run:
         requests = self.sinks.table("requests", REQUEST_COLUMNS)
         slo = {label: kind.slo.model_dump() for label, kind in scenario.workload.classes.items() if kind.slo}
         streamed = not getattr(policy, "delivers_whole", False)
-        measured = summarise(
+        tables = (
             requests,
             self.sinks.table("spans", SPAN_COLUMNS) if streamed else SPANS.empty_table(),
             self.sinks.table("steps", STEP_COLUMNS),
-            end_s=self.end_s if self.end_s < inf else self._last_s(requests),
-            warmup_s=scenario.warmup_s,
-            slo={"": scenario.slo.model_dump(), **slo},
-            kv_blocks_total={engine.number: sizes.num_gpu_blocks for engine in self.engines},
-            streamed=streamed,
-            note=self.price.label,
         )
+        settings: dict[str, Any] = {
+            "end_s": self.end_s if self.end_s < inf else self._last_s(requests),
+            "warmup_s": scenario.warmup_s,
+            "slo": {"": scenario.slo.model_dump(), **slo},
+            "kv_blocks_total": {engine.number: sizes.num_gpu_blocks for engine in self.engines},
+            "streamed": streamed,
+        }
+        measured = summarise(*tables, **settings, note=self.price.label)
+        settings["warmup_s"] = measured["warmup_s"]
+        if len(scenario.workload.classes) > 1:  # the one nested value: each class by itself
+            settings["warmup_s"] = measured["warmup_s"]
+            measured["classes"] = summarise_classes(*tables, list(scenario.workload.classes), **settings)
         return {
             "name": scenario.name,
             "policy": scenario.policy_label,

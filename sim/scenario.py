@@ -5,11 +5,13 @@
 Nobody writes into a scenario; a run echoes it beside its results (`to_yaml`), from which `load` makes an equal one.
 """
 
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, ValidationInfo
+from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, ValidationError
+from pydantic_core import core_schema
 
 from . import consistency, gpus, models, registry, shorthand, yamlfile
 from .checking import Section, explain, refusal
@@ -20,35 +22,35 @@ from .registry import Component
 
 MOST_REQUESTS = 10**9
 MOST_SECONDS = 1e9
+KIND = "x-kind"  # stands in the JSON Schema for what `schema` knows of a kind
 
 
-def _component(kind: str) -> BeforeValidator:
-    """What a field of this kind takes: a bare name or a mapping."""
+class Parsed:
+    """What a field takes beside a mapping of its own: names, numbers, paths. `kind` is its name in the JSON Schema."""
 
-    def parse(value: Any) -> Component:
+    def __init__(self, kind: str, parse: Callable[[Any, FilePath | None], Any]) -> None:
+        self.kind, self.parse = kind, parse
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.with_info_before_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        return {KIND: self.kind}
+
+    def _checked(self, value: Any, info: core_schema.ValidationInfo) -> Any:
         try:
-            return registry.parse(kind, value)
+            return self.parse(value, (info.context or {}).get("folder"))
         except Complaint as complaint:
             raise refusal(complaint) from None
 
-    return BeforeValidator(parse)
 
-
-def _model(value: Any, info: ValidationInfo) -> Model:
-    try:
-        return models.parse(value, (info.context or {}).get("folder"))
-    except Complaint as complaint:
-        raise refusal(complaint) from None
-
-
-def _gpu(value: Any) -> GPU:
-    try:
-        return gpus.parse(value)
-    except Complaint as complaint:
-        raise refusal(complaint) from None
+def _component(kind: str) -> Parsed:
+    """A bare name or a mapping."""
+    return Parsed(kind, lambda value, _: registry.parse(kind, value))
 
 
 Lengths = Annotated[Component, _component("lengths")]
+LengthPairs = Annotated[Component, _component("length_pairs")]
 Policy = Annotated[Component, _component("policy")]
 Milliseconds = Annotated[float | None, Field(gt=0, le=MOST_SECONDS)]
 
@@ -61,17 +63,41 @@ class Slo(Section):
     e2e_ms: Milliseconds = None
 
 
+class Prefix(Section):
+    """Tokens at the start of its prompt that a request shares with others, such as a system prompt.
+
+    They are part of `prompt_tokens`, as in the results and in traces; a prompt that is shorter shares all it has. What
+    vLLM's benchmark calls --random-prefix-len p and --random-input-len i is tokens p and prompt_tokens p + i.
+    """
+
+    tokens: Annotated[int, Field(ge=1, le=10**7, description="tokens that are shared, part of prompt_tokens")]
+    groups: Annotated[int, Field(ge=1, le=10**6, description="different prefixes; each request has one of them")] = 1
+    popularity: Annotated[
+        Literal["uniform", "zipf"], Field(description="all groups alike, or group k as often as k^-exponent")
+    ] = "uniform"
+    exponent: Annotated[float, Field(ge=0, le=10, description="of zipf: how uneven; 1 is the classic law")] = 1.0
+
+
 class RequestClass(Section):
     """One kind of request."""
 
     weight: Annotated[
         float, Field(gt=0, le=1e9, description="share of the requests, relative to the other classes")
     ] = 1.0
-    prompt_tokens: Lengths | None = None
-    output_tokens: Lengths | None = None
+    prompt_tokens: Annotated[Lengths | None, Field(description="tokens of the whole prompt, its prefix included")] = (
+        None
+    )
+    output_tokens: Annotated[Lengths | None, Field(description="tokens that a request would give")] = None
+    lengths: Annotated[
+        LengthPairs | None, Field(description="both lengths jointly, instead of prompt_tokens and output_tokens")
+    ] = None
     max_tokens: Annotated[
         int | None, Field(ge=1, le=10**7, description="limit of the output that the engine is told")
     ] = None
+    prefix: Prefix | None = None
+    samples: Annotated[
+        int, Field(ge=1, le=10**6, description="requests in a row that ask the same prompt, each with its own output")
+    ] = 1
     priority: Annotated[int, Field(ge=-(10**9), le=10**9, description="smaller is more urgent")] = 0
     slo: Slo | None = None
 
@@ -79,11 +105,13 @@ class RequestClass(Section):
 class Workload(Section):
     """When requests come and how long they are."""
 
-    num_requests: Annotated[int | None, Field(ge=1, le=MOST_REQUESTS)] = None
+    num_requests: Annotated[
+        int | None, Field(ge=1, le=MOST_REQUESTS, description="the run ends when all of them have ended")
+    ] = None
     duration_s: Annotated[float | None, Field(gt=0, le=MOST_SECONDS, description="the clock stops there, s")] = None
     ignore_eos: Annotated[bool, Field(description="outputs end by length, as in vLLM's benchmark")] = False
-    arrivals: Annotated[Component, _component("arrivals")]
-    classes: Annotated[dict[str, RequestClass], Field(min_length=1)]
+    arrivals: Annotated[Component, _component("arrivals"), Field(description="when requests come")]
+    classes: Annotated[dict[str, RequestClass], Field(min_length=1, description="kinds of requests by label, mixed")]
 
 
 class Engine(Section):
@@ -95,12 +123,14 @@ class Engine(Section):
     ] = 0.9
     block_size: Annotated[int, Field(ge=1, le=4096, description="tokens of a KV block")] = 16
     max_model_len: Annotated[int | None, Field(ge=1, le=10**9, description="longest prompt + output, tokens")] = None
-    enable_prefix_caching: bool = True
+    enable_prefix_caching: Annotated[bool, Field(description="KV blocks of equal prefixes are computed once")] = True
     num_gpu_blocks_override: Annotated[
         int | None, Field(ge=2, le=10**9, description="KV blocks, null block included")
     ] = None
-    weight_dtype: Literal["bf16", "fp8"] = "bf16"
-    kv_cache_dtype: Literal["auto", "bf16", "fp8"] = "auto"
+    weight_dtype: Annotated[Literal["bf16", "fp8"], Field(description="of the weights")] = "bf16"
+    kv_cache_dtype: Annotated[Literal["auto", "bf16", "fp8"], Field(description="of keys and values; auto: bf16")] = (
+        "auto"
+    )
     kv_cache_memory_bytes: Annotated[
         int | None, Field(ge=1, le=10**15, description="KV memory per GPU, instead of the estimate")
     ] = None
@@ -109,25 +139,35 @@ class Engine(Section):
 class Pool(Section):
     """Like replicas: one engine each."""
 
-    role: Literal["mixed"] = "mixed"
-    replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
-    gpu: Annotated[GPU, BeforeValidator(_gpu)]
-    model: Annotated[Model, BeforeValidator(_model)]
+    role: Annotated[Literal["mixed"], Field(description="what its replicas do")] = "mixed"
+    replicas: Annotated[int, Field(ge=1, le=100_000, description="engines, each with tensor_parallel_size GPUs")] = 1
+    gpu: Annotated[
+        GPU,
+        Parsed("gpu", lambda value, _: gpus.parse(value)),
+        Field(description="a name, or a mapping with its values"),
+    ]
+    model: Annotated[
+        Model, Parsed("model", models.parse), Field(description="a name, the path of a config.json, or a mapping")
+    ]
     engine: Engine = Engine()
     policy: Policy
 
 
 class Cluster(Section):
-    router: Annotated[Component, _component("router")]
-    pools: Annotated[dict[str, Pool], Field(min_length=1)]
+    """Pools of replicas, and who chooses among them."""
+
+    router: Annotated[Component, _component("router"), Field(description="which replica a request is sent to")]
+    pools: Annotated[dict[str, Pool], Field(min_length=1, description="pools by label")]
 
 
 class Scenario(Section):
     """The long form. Two are equal if all their values are; where they were written does not count."""
 
-    name: Annotated[str, Field(min_length=1, max_length=200)] = "scenario"
-    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
-    replications: Annotated[int, Field(ge=1, le=10_000)] = 1
+    name: Annotated[
+        str, Field(min_length=1, max_length=200, description="names the results; default: that of the file")
+    ] = "scenario"
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="the same seed gives the same bytes")] = 0
+    replications: Annotated[int, Field(ge=1, le=10_000, description="runs with draws of their own, for intervals")] = 1
     warmup_s: Annotated[
         float, Field(ge=0, le=MOST_SECONDS, description="requests that arrive before are not counted, s")
     ] = 0.0
@@ -136,9 +176,9 @@ class Scenario(Section):
     ] = True
     workload: Workload
     cluster: Cluster
-    policies: dict[str, Policy] = Field(default_factory=dict)
-    cost: Annotated[Component, _component("cost")]
-    slo: Slo = Slo()
+    policies: dict[str, Policy] = Field(default_factory=dict, description="policies by label, for `compare`")
+    cost: Annotated[Component, _component("cost"), Field(description="what a step costs")]
+    slo: Annotated[Slo, Field(description="what a request must keep to count as good")] = Slo()
 
     _document: yamlfile.Document = PrivateAttr()
     _origins: shorthand.Origins = PrivateAttr()

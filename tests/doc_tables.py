@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from sim import checklist, registry, shorthand  # noqa: E402
 from sim.cost.calibration import Calibration, Efficiency  # noqa: E402
-from sim.scenario import Cluster, Engine, Pool, RequestClass, Scenario, Slo, Workload  # noqa: E402
+from sim.scenario import Cluster, Engine, Pool, Prefix, RequestClass, Scenario, Slo, Workload  # noqa: E402
 from sim.tables import REQUESTS, SPANS, STEPS  # noqa: E402
 
 MARK = re.compile(r"<!-- table: (?P<name>\S+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -51,8 +51,18 @@ WORKLOAD: dict[str, tuple[str | None, str | None, str | None]] = {
     "classes": ("label: class", "one class, `default`", "kinds of requests, see [below](#long-form)"),
 }
 CLASS: dict[str, tuple[str | None, str | None, str | None]] = {
-    "prompt_tokens": ("a number or a length distribution", "required, but for a trace", "see [Lengths](#lengths)"),
-    "output_tokens": ("a number or a length distribution", "required, but for a trace", "see [Lengths](#lengths)"),
+    "prompt_tokens": (
+        "a number or a length distribution",
+        "required, but for a trace or `lengths`",
+        "the whole prompt, its prefix included, see [Lengths](#lengths)",
+    ),
+    "output_tokens": (
+        "a number or a length distribution",
+        "required, but for a trace or `lengths`",
+        "see [Lengths](#lengths)",
+    ),
+    "lengths": ("a mapping with `name`", "none", "both lengths together, see [Lengths](#lengths)"),
+    "prefix": ("a mapping", "none", "what prompts share, see [Shared prompts](#shared-prompts)"),
     "max_tokens": (None, "`max_model_len` less the prompt", None),
     "slo": ("a mapping", "the common one", "see [SLOs](#slos)"),
 }
@@ -260,6 +270,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "engine": lambda: _keys(registry.rows(Engine), ENGINE),
     "cluster": lambda: _keys(registry.rows(Cluster), CLUSTER),
     "pool": lambda: _keys(registry.rows(Pool), POOL),
+    "prefix": lambda: _keys(registry.rows(Prefix)),
     "slo": lambda: _keys(registry.rows(Slo), SLO),
     "models": _models,
     "model-mapping": lambda: _keys(_listing("model_parameters")),

@@ -29,7 +29,7 @@ def case(rng: random.Random) -> tuple[dict[str, Any], list[Request]]:
         "model": "llama-3.1-8b",
         "gpu": "h100_sxm",
         "replicas": rng.choice([1, 1, 1, 2, 3]),
-        "router": rng.choice(["round_robin", "least_requests"]),
+        "router": rng.choice(["round_robin", "least_requests", "least_kv", "random", "power_of_two"]),
         "engine": {
             "block_size": block_size,
             "num_gpu_blocks_override": blocks,
@@ -46,12 +46,12 @@ def case(rng: random.Random) -> tuple[dict[str, Any], list[Request]]:
         data["gpu"] = {"name": "h100_sxm", "bf16_tflops": rng.choice([20, 60])}
     shape = rng.random()
     if shape < 0.2:
-        data["workload"] = {"arrivals": _closed_loop(rng), **_lengths(rng, longest)}
+        data["workload"] = {"arrivals": _closed_loop(rng), **_lengths(rng, longest), **_sharing(rng)}
     elif shape < 0.3:
         data["workload"] = {
-            "arrivals": {"name": "gamma", "rate_per_s": rng.choice([2, 30, 300]), "burstiness": rng.choice([0.1, 1])},
+            "arrivals": _open_loop(rng),
             "classes": {
-                "chat": {**_lengths(rng, longest), "weight": 2.0, "priority": 1},
+                "chat": {**_lengths(rng, longest), **_sharing(rng), "weight": 2.0, "priority": 1},
                 "batch": {**_lengths(rng, longest), "max_tokens": rng.choice([2, 40]), "slo": {"e2e_ms": 900}},
             },
         }
@@ -106,6 +106,22 @@ def _closed_loop(rng: random.Random) -> dict[str, Any]:
         "think_time_s": rng.choice([0.0, 0.0, 0.05]),
         "think_time": rng.choice(["constant", "exponential"]),
     }
+
+
+def _open_loop(rng: random.Random) -> dict[str, Any]:
+    rate = rng.choice([2, 30, 300])
+    return rng.choice(
+        [
+            {"name": "gamma", "rate_per_s": rate, "burstiness": rng.choice([0.1, 1])},
+            {"name": "bursty", "rate_per_s": rate, "on_s": 0.2, "off_s": 0.3, "off_rate": 0.1},
+            {"name": "piecewise", "points": [[0, rate], [0.1, 0], [0.3, 2 * rate]], "period_s": 0.5, "shape": "linear"},
+        ]
+    )
+
+
+def _sharing(rng: random.Random) -> dict[str, Any]:
+    prefix = {"prefix": {"tokens": rng.choice([1, 9]), "groups": rng.choice([1, 3]), "popularity": "zipf"}}
+    return rng.choice([{}, prefix, {"samples": 3}, {**prefix, "samples": 2}])
 
 
 def _lengths(rng: random.Random, longest: int) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import pytest
 from analysis.catalog import best_of, key_metrics, shown_in, text_of
 from analysis.facts import facts, title
 from analysis.load import FILES, ResultError, Run, find, read
-from analysis.stats import MOST_POINTS, binned_mean, ecdf, mean_interval, student_t
+from analysis.stats import MOST_POINTS, binned_mean, ecdf
 from analysis.variants import variants
+from sim import mean_interval
+from sim.metrics import student_t
 from tests.fakeresults import Tables, scenario, serve, write
 
 
@@ -33,28 +35,29 @@ def compared(tmp_path: Path, toy: Tables) -> Path:
 def test_a_result_folder_is_read(tmp_path: Path, toy: Tables) -> None:
     run = read(write(tmp_path / "run", toy, rate_per_s=4.0))
     assert (run.policy, run.rate_per_s, run.note) == ("vllm", 4.0, "")
-    ttft, weights = run.latencies("ttft")
+    ttft, weights = run.distribution("ttft")
     assert len(ttft) == 60 and weights.sum() == 60
     assert ttft.mean() == pytest.approx(run.summary["mean_ttft_ms"])
-    gaps, counts = run.latencies("itl")
+    gaps, counts = run.distribution("itl")
     assert np.average(gaps, weights=counts) == pytest.approx(run.summary["mean_itl_ms"])
-    tpot, _ = run.latencies("tpot")
+    tpot, _ = run.distribution("tpot")
     assert np.percentile(tpot, 99) == pytest.approx(run.summary["p99_tpot_ms"])
-    assert sum(value or 0.0 for value in run.parts_s().values()) * 1000 == pytest.approx(run.summary["mean_e2el_ms"])
+    (variant,) = variants([run])
+    assert sum(value or 0.0 for value in variant.parts_s().values()) * 1000 == pytest.approx(run.summary["mean_e2el_ms"])
     assert list(run.steps["step"]) == list(range(len(run.steps)))
 
 
 def test_unstreamed_runs_have_no_latencies_between_tokens(tmp_path: Path) -> None:
     run = read(write(tmp_path / "run", serve(requests=40, policy="static"), policy="static"))
-    assert len(run.latencies("ttft")[0]) == 40
-    assert not len(run.latencies("tpot")[0]) and not len(run.latencies("itl")[0])
+    assert len(run.distribution("ttft")[0]) == 40
+    assert not len(run.distribution("tpot")[0]) and not len(run.distribution("itl")[0])
 
 
 def test_warmup_is_cut_from_latencies(tmp_path: Path, toy: Tables) -> None:
     run = read(write(tmp_path / "run", toy))
     run.summary["warmup_s"] = 3.0
     late = (toy.requests.column("arrival_s").to_numpy() >= 3.0).sum()
-    assert 0 < len(run.latencies("ttft")[0]) == late < 60
+    assert 0 < len(run.distribution("ttft")[0]) == late < 60
 
 
 def test_a_compare_folder_gives_its_runs_by_policy_and_rate(compared: Path) -> None:
@@ -79,7 +82,7 @@ def test_replications_are_one_variant(tmp_path: Path) -> None:
         write(tmp_path / "cmp" / "vllm" / f"rep-{k}", serve(requests=30, seed=k))
     (found,) = variants(find([tmp_path / "cmp"]))
     assert [run.folder.name for run in found.runs] == ["rep-0", "rep-1", "rep-2", "rep-10"]
-    assert len(found.latencies("ttft")[0]) == 120
+    assert len(found.distribution("ttft")[0]) == 120
     mean = np.mean([run.summary["mean_ttft_ms"] for run in found.runs])
     assert found.value("mean_ttft_ms") == pytest.approx(mean)
 

@@ -18,7 +18,8 @@ from analysis.variants import Variant, variants
 from tests.fakeresults import serve, write
 
 NOTE = "roofline without overheads, optimistic"
-NAMES = ["cdf_ttft", "cdf_tpot", "cdf_itl", "cdf_e2el", "where_time_went", "timelines"]
+CDFS = ["cdf_ttft", "cdf_tpot", "cdf_itl", "cdf_e2el", "cdf_speed", "cdf_output"]
+RATES = ["against_rate", "against_throughput"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def texts(figure: Figure) -> list[str]:
 @pytest.mark.parametrize("name", ["one", "grid", "none"])
 def test_no_picture_is_blank(folders: Path, name: str) -> None:
     plots = draw_all(of(folders, name))
-    expected = [*NAMES[:4], *(["against_rate"] if name == "grid" else []), *NAMES[4:]]
+    expected = [*CDFS, *(RATES if name == "grid" else []), "where_time_went", "timelines"]
     assert [plot.name for plot in plots] == expected
     for plot in plots:
         pixels = imread(BytesIO(plot.png))[..., :3]
@@ -86,6 +87,8 @@ def test_no_picture_is_blank(folders: Path, name: str) -> None:
         (cdf, "none", 1),
         (rates._draw, "grid", 6),
         (rates._draw, "rates", 6),
+        (rates._draw_throughput, "grid", 3),
+        (rates._draw_throughput, "rates", 3),
         (parts._draw, "two", 1),
         (parts._draw, "grid", 4),
         (timelines._draw_lines, "two", 3),
@@ -119,7 +122,7 @@ def test_each_policy_keeps_its_colour(folders: Path) -> None:
         "static": style.PALETTE[0],
         "vllm": style.PALETTE[1],
     }
-    for draw in (cdf, rates._draw, timelines._draw_lines):
+    for draw in (cdf, rates._draw, rates._draw_throughput, timelines._draw_lines):
         colors = {line.get_color() for axes in shown(draw(grid, "t")) for line in axes.get_lines()}
         assert set(style.PALETTE[:2]) <= colors
         assert not set(style.PALETTE[2:]) & colors
@@ -137,7 +140,7 @@ def test_twelve_policies_look_different() -> None:
 def test_curves_are_the_data(folders: Path) -> None:
     (variant,) = of(folders, "one")
     line = shown(cdf([variant], ""))[0].get_lines()[0]
-    assert line.get_xdata()[-1] == pytest.approx(variant.latencies("ttft")[0].max())
+    assert line.get_xdata()[-1] == pytest.approx(variant.distribution("ttft")[0].max())
     assert line.get_ydata()[0] == 0.0 and line.get_ydata()[-1] == 1.0
     figure = rates._draw(of(folders, "grid"), "t")
     tokens = shown(figure)[4]

@@ -42,7 +42,7 @@ def html(compared: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_nothing_is_loaded_from_elsewhere(html: str) -> None:
     assert "http:" not in html and "https:" not in html
-    assert not re.search(r"<(script|iframe|object|embed)\b|@import|url\(", html)
+    assert not re.search(r"<(iframe|object|embed)\b|<script[^>]*\bsrc|@import|url\(|fetch\(|XMLHttp|import\(", html)
     sources = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", html)
     assert sources and all(source.startswith("data:") for source in sources)
 
@@ -68,7 +68,7 @@ def test_pictures_are_inside_and_beside(compared: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == sorted(path.name for path in written)
     html = written[0].read_text()
     inside = [base64.b64decode(text) for text in re.findall(r"data:image/png;base64,([^\"]+)", html)]
-    assert inside == [path.read_bytes() for path in written[1:]] and len(inside) == 7
+    assert inside == [path.read_bytes() for path in written[1:]] and len(inside) == 10
     assert written[1].name == "r-cdf_ttft.png"
 
 
@@ -106,7 +106,7 @@ def test_nothing_finished_is_a_report_too(tmp_path: Path, capsys: pytest.Capture
     html = (tmp_path / "run" / "report.html").read_text()
     assert "vllm: 20 rejected of 20 requests" in html and "means no data" in html
     assert not re.search(r"\b(nan|None)\b", html)
-    assert "report.html and 6 plots" in capsys.readouterr().out
+    assert "report.html and 8 plots" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("broken", ["summary.json", "spans.parquet"])
@@ -187,7 +187,7 @@ def test_a_real_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "20 requests/s" in capsys.readouterr().out
     html = (tmp_path / "out" / "report.html").read_text()
     assert "From the result folders static-5, static-20, vllm-5, vllm-20." in html
-    assert NOTE in html and html.count("data:image/png") == 7
+    assert NOTE in html and html.count("data:image/png") == 10
     assert main(["report", str(tmp_path / "out"), "--out", str(tmp_path / "out" / "again.html")]) == 0
     assert (tmp_path / "out" / "again.html").read_text() == html  # in whatever order the folders are found
     numbers = pd.read_csv(tmp_path / "out" / "comparison.csv")

@@ -407,7 +407,11 @@ def test_the_long_form_with_common_parts() -> None:
         ("mean: 512", "mean: x", "x.yaml:10: workload.classes.chat.prompt_tokens.mean: must be a number over 0"),
         ("weight: 2", "weight: 0", "x.yaml:9: workload.classes.chat.weight: "),
         ("ttft_ms: 500", "ttft_ms: .inf", "x.yaml:12: workload.classes.chat.slo.ttft_ms: "),
-        ("max_tokens: 30", "prefix: 30", "x.yaml:13: workload.classes.code.prefix: unknown key"),
+        (
+            "max_tokens: 30",
+            "prefix: 30",
+            "x.yaml:13: workload.classes.code.prefix: must be a mapping with the keys tokens",
+        ),
         (
             "  duration_s: 60",
             "  duration_s: 60\n  prompt_tokens: 5",

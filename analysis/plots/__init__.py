@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 
+from ..catalog import DISTRIBUTIONS
 from ..variants import Variant
-from .distributions import latency_cdf
+from .distributions import cdf
 from .parts import where_time_went
-from .rates import against_rate
+from .rates import against_rate, against_throughput
 from .style import Plot
 from .timelines import over_time
 
-__all__ = ["Plot", "against_rate", "draw_all", "latency_cdf", "over_time", "where_time_went"]
+__all__ = ["Plot", "against_rate", "against_throughput", "cdf", "draw_all", "over_time", "where_time_went"]
 
 
 def draw_all(variants: Sequence[Variant]) -> list[Plot]:
     """In the order in which a report shows them."""
-    plots = [latency_cdf(variants, name) for name in ("ttft", "tpot", "itl", "e2el")]
+    plots = [cdf(variants, name) for name in DISTRIBUTIONS]
     if len({variant.rate_per_s for variant in variants}) > 1:
-        plots.append(against_rate(variants))
+        plots += [against_rate(variants), against_throughput(variants)]
     return [*plots, where_time_went(variants), over_time(variants)]

@@ -1,4 +1,4 @@
-"""Cumulative distributions of a latency, by policy."""
+"""Cumulative distributions by policy: of latencies, and of tokens per second."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,32 +7,28 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..catalog import LATENCIES, SLO_OF, shown_in
+from ..catalog import DISTRIBUTIONS, SLO_OF, shown_in
 from ..stats import ecdf
 from ..variants import Variant
 from . import style
 from .style import Look, Plot
 
-READ = {
-    "ttft": "How long a user waits for the first token, queueing included.",
-    "tpot": "The average pace of each request after its first token; requests of one token have none.",
-    "itl": "Every pause between two tokens of a request: the tail shows stalls that averages hide.",
-    "e2el": "From arrival to the last token.",
-}
 LOG_FROM = 5.0
 """A logarithmic axis where the largest value is this many times the smallest that matters (the first percentile)."""
 
 
-def latency_cdf(variants: Sequence[Variant], name: str) -> Plot:
-    """CDF of `ttft`, `tpot`, `itl` or `e2el`: one panel, or one a rate, or one a policy where there are too many."""
-    short, long = LATENCIES[name]
+def cdf(variants: Sequence[Variant], name: str) -> Plot:
+    """CDF of one of `DISTRIBUTIONS`: one panel, or one a rate, or one a policy where there are too many."""
+    what = DISTRIBUTIONS[name]
     several = len(_panels(variants)) > 1
-    what = "tokens" if name == "itl" else "requests"
-    caption = f"{READ[name]} A point says which share of {what} was at most that slow; further left is better."
+    reading = f"A point says which share of {what.whose} was at most that slow; further left is better."
+    if what.unit != "ms":
+        reading = f"A point says which share of {what.whose} had at most that many; further right is better."
+    caption = f"{what.read} {reading}"
     if len(_lines(variants)) > style.MOST_LINES and several:
         caption += " Each panel picks out one policy; the others are grey."
-    png = style.rendered(_draw, variants, name, f"{long} ({short})")
-    return Plot(f"cdf_{name}", f"{long} ({short}), cumulative distribution by policy", caption, png, wide=several)
+    png = style.rendered(_draw, variants, name, what.title)
+    return Plot(f"cdf_{name}", f"{what.title}, cumulative distribution by policy", caption, png, wide=several)
 
 
 def _lines(variants: Sequence[Variant]) -> list[str]:
@@ -53,9 +49,11 @@ def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
     panels, look = _panels(variants), style.looks(variants)
     picked_out = len(panels) > 1 and len(style.rates_of(variants)) == 1
     by_rate = len(look) == 1 and len(variants) > 1
-    curves = {variant: ecdf(*variant.latencies(name)) for variant in variants}
+    curves = {variant: ecdf(*variant.distribution(name)) for variant in variants}
     seen = np.concatenate([values for values, _ in curves.values()])
-    unit, factor = shown_in("ms", [float(np.percentile(values, 99)) for values, _ in curves.values() if len(values)])
+    unit, factor = shown_in(
+        DISTRIBUTIONS[name].unit, [float(np.percentile(values, 99)) for values, _ in curves.values() if len(values)]
+    )
     shade = dict(zip(variants, style.shades(len(variants)), strict=True))
     if by_rate:
         handles = [Look(shade[v], "-", "o").line(label=style.rate_name(v.rate_per_s)) for v in variants]
@@ -85,7 +83,13 @@ def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
             style.panel_title(axes, heading, look[heading].color if picked_out else style.INK)
         if not any(len(curves[variant][0]) for variant in mine):
             axes.text(0.5, 0.45, "no data", transform=axes.transAxes, ha="center", color=style.MUTED, style="italic")
-    _dress(every, columns, seen * factor, f"{LATENCIES[name][0]} ({unit})", name)
+    _dress(
+        every,
+        columns,
+        seen * factor,
+        f"{DISTRIBUTIONS[name].short} ({unit})" if unit in ("ms", "s") else DISTRIBUTIONS[name].short,
+        name,
+    )
     _slo(every, variants, name, factor, len(seen) > 0)
     return figure
 
@@ -108,10 +112,11 @@ def _dress(every: Sequence[Axes], columns: int, seen: np.ndarray, label: str, na
             style.scale(axes, "x", wide)
         else:
             axes.set_xticks([])
-        axes.axhline(0.99, color="#aab3bf", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        axes.text(0.008, 0.955, "p99", transform=axes.transAxes, va="top", size=7.5, color=style.MUTED)
+        if DISTRIBUTIONS[name].unit == "ms":
+            axes.axhline(0.99, color="#aab3bf", linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+            axes.text(0.008, 0.955, "p99", transform=axes.transAxes, va="top", size=7.5, color=style.MUTED)
         if i % columns == 0:
-            axes.set_ylabel("share of tokens" if name == "itl" else "share of requests")
+            axes.set_ylabel(f"share of {DISTRIBUTIONS[name].whose}")
         if i + columns >= len(every):
             axes.set_xlabel(label)
             axes.tick_params(labelbottom=True)

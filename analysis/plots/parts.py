@@ -34,7 +34,7 @@ def where_time_went(variants: Sequence[Variant]) -> Plot:
 
 def _draw(variants: Sequence[Variant], title: str) -> Figure:
     rates, look = style.rates_of(variants), style.looks(variants)
-    spent = {variant: variant.first.parts_s() for variant in variants}
+    spent = {variant: variant.parts_s() for variant in variants}
     shown = [p for i, p in enumerate(PARTS) if i < 3 or any((parts[p] or 0.0) > 0 for parts in spent.values())]
     handles = [Patch(color=SHADES[part], label=PARTS[part]) for part in shown]
     columns = min(4, len(rates)) if len(rates) != 3 else 3

@@ -4,7 +4,9 @@ Everything is derived from the three tables of a result folder with numpy and py
 recomputed from its files at any time.
 """
 
+from .classes import summarise_classes
 from .gaps import inter_token_gaps
+from .intervals import mean_interval, student_t
 from .quantiles import QUANTILES, statistics, weighted_quantiles, weighted_statistics
 from .summary import LATENCIES, PARTS, REQUEST_COLUMNS, SPAN_COLUMNS, STATUSES, STEP_COLUMNS, summarise
 
@@ -17,8 +19,11 @@ __all__ = [
     "STATUSES",
     "STEP_COLUMNS",
     "inter_token_gaps",
+    "mean_interval",
     "statistics",
+    "student_t",
     "summarise",
+    "summarise_classes",
     "weighted_quantiles",
     "weighted_statistics",
 ]

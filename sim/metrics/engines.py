@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from .columns import numbers
+from .quantiles import weighted_sum
 
 
 def summarise_steps(
@@ -39,7 +40,7 @@ def summarise_steps(
     busy_s = float(spent.sum())
 
     def average(values: np.ndarray, over_s: float) -> float | None:
-        return float(np.dot(values, spent)) / over_s if over_s else None
+        return weighted_sum(values, spent) / over_s if over_s else None
 
     def largest(values: np.ndarray) -> float | None:
         return values[within].max().item() if busy_s else None

@@ -25,12 +25,17 @@ def weighted_statistics(values: np.ndarray, weights: np.ndarray) -> dict[str, fl
     total = int(weights.sum())
     if not total:
         return _nothing()
-    mean = float(np.dot(values, weights)) / total
+    mean = weighted_sum(values, weights) / total
     deviations = values - mean
     deviations *= deviations
-    std = float(np.sqrt(float(np.dot(deviations, weights)) / total))
+    std = float(np.sqrt(weighted_sum(deviations, weights) / total))
     del deviations
     return _named(mean, std, weighted_quantiles(values, weights, list(QUANTILES.values())))
+
+
+def weighted_sum(values: np.ndarray, weights: np.ndarray) -> float:
+    """As np.dot, whose last bits depend on how many threads the linear algebra library takes; these do not."""
+    return float(np.einsum("i,i->", values, weights, dtype=np.float64))
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, percents: Sequence[float]) -> np.ndarray:

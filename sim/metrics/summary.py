@@ -10,7 +10,7 @@ The counts by status, `requests` and `preemptions` are about the whole run; noth
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from .columns import equals, numbers
 from .engines import summarise_steps
 from .gaps import inter_token_gaps
 from .quantiles import statistics, weighted_statistics
+from .steady import steady_state, warmup_by_mser5
 
 STATUSES = ("finished", "rejected", "shed", "timed_out", "cancelled", "failed", "unfinished")
 LATENCIES = ("ttft", "tpot", "itl", "e2el", "queue")
@@ -47,7 +48,7 @@ def summarise(
     steps: pa.Table,
     *,
     end_s: float,
-    warmup_s: float = 0.0,
+    warmup_s: float | Literal["auto"] = 0.0,
     slo: Mapping[str, Slo] | None = None,
     kv_blocks_total: Mapping[int, int] | None = None,
     streamed: bool = True,
@@ -55,26 +56,37 @@ def summarise(
 ) -> dict[str, Any]:
     """The metrics of one run; None (null in JSON) wherever there is nothing to measure, never 0 or NaN.
 
-    end_s: when the simulated clock stopped. slo: limits by request class ("" for the classes without their own), each
-    a mapping with some of ttft_ms, tpot_ms, e2e_ms. kv_blocks_total: usable blocks of each engine, also of those that
-    never worked. streamed=False: all tokens of a request are delivered at its end, so it has no TPOT and no ITL.
+    end_s: when the simulated clock stopped. warmup_s: "auto" cuts what MSER-5 says. slo: limits by request class (""
+    for the classes without their own), each a mapping with some of ttft_ms, tpot_ms, e2e_ms. kv_blocks_total: usable
+    blocks of each engine, also of those that never worked. streamed=False: all tokens of a request are delivered at
+    its end, so it has no TPOT and no ITL.
     """
+    facts = _Requests(requests, 0.0, end_s)
+    suggested = facts.warmup_by_mser5()
+    warmup_s = suggested or 0.0 if warmup_s == "auto" else warmup_s
     duration = max(0.0, end_s - warmup_s)
-    facts = _Requests(requests, warmup_s, end_s)
+    if warmup_s:
+        facts = _Requests(requests, warmup_s, end_s)
     found: dict[str, Any] = {"duration": duration, "warmup_s": float(warmup_s), "end_s": float(end_s)}
     found.update(facts.counts())
     found.update(_throughput(facts, duration, slo or {}))
     found.update(summarise_steps(steps, warmup_s, end_s, kv_blocks_total or {}))
     found.update(facts.concurrency(duration))
+    found.update(facts.steady_state())
+    found["mser5_warmup_s"] = suggested
     found["engines"], found["kv_blocks_total"] = len(kv_blocks_total or {}), sum((kv_blocks_total or {}).values())
 
     measured = facts.measured
     latencies = {name: statistics(facts.of(name, measured)) for name in ("ttft", "e2el", "queue")}
     if streamed:
-        latencies["tpot"] = statistics(facts.tpot_s(measured & (facts.output_tokens > 1)))
-        latencies["itl"] = weighted_statistics(*inter_token_gaps(requests, spans, steps, measured))
+        several = measured & (facts.output_tokens > 1)
+        gaps, weights = inter_token_gaps(requests, spans, steps, measured)
+        latencies["tpot"] = statistics(facts.tpot_s(several))
+        latencies["itl"] = weighted_statistics(gaps, weights)
+        found["measured_tpot"], found["measured_itl"] = int(several.sum()), int(weights.sum())
     else:
         latencies["tpot"] = latencies["itl"] = statistics(np.empty(0))
+        found["measured_tpot"] = found["measured_itl"] = 0
     for name in LATENCIES:
         found.update({f"{which}_{name}_ms": _ms(value) for which, value in latencies[name].items()})
     for part in PARTS:
@@ -161,6 +173,17 @@ class _Requests:
             "mean_concurrency": mean,
             "max_concurrent_requests": int(at_arrivals.max()) if len(at_arrivals) else None,
         }
+
+    def steady_state(self) -> dict[str, Any]:
+        """The verdict on the run, and the numbers behind it."""
+        taken = ~(equals(self.table, "status", "rejected") | equals(self.table, "status", "shed"))
+        work = (self.prompt_tokens + self.output_tokens)[self.finished]
+        scheduled_s = numbers(self.table, "first_scheduled_s")[taken]
+        return steady_state(self.arrival_s[taken], scheduled_s, self.finish_s[taken], work, self.warmup_s, self.end_s)
+
+    def warmup_by_mser5(self) -> float | None:
+        """Where the warm-up ends, by the E2E latencies in order of arrival."""
+        return warmup_by_mser5(self.arrival_s[self.finished], self.of("e2el", self.finished))
 
     def hit_rate(self) -> float | None:
         """Share of the prompts' tokens that the prefix cache held, over requests of the window that were scheduled."""

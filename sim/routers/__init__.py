@@ -1,5 +1,5 @@
 """Routers, one a file; importing the package registers them."""
 
-from . import least_requests, round_robin
+from . import least_kv, least_requests, random_choice, round_robin
 
-__all__ = ["least_requests", "round_robin"]
+__all__ = ["least_kv", "least_requests", "random_choice", "round_robin"]

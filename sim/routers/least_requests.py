@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..registry import register
-from .base import Asked
+from .base import Asked, View
 
 
 @register("router", "least_requests")
@@ -17,7 +17,7 @@ class LeastRequests:
     load: dict[int, tuple[int, int, int]] = field(init=False, default_factory=dict)  # requests, last turn, replica
     turn: int = field(init=False, default=0)
 
-    def join(self, replica: int) -> None:
+    def join(self, replica: int, view: View) -> None:
         self.load[replica] = (0, -1, replica)
 
     def choose(self, request: Asked) -> int:

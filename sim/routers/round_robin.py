@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..registry import register
-from .base import Asked
+from .base import Asked, View
 
 
 @register("router", "round_robin")
@@ -17,7 +17,7 @@ class RoundRobin:
     replicas: list[int] = field(init=False, default_factory=list)
     turn: int = field(init=False, default=0)
 
-    def join(self, replica: int) -> None:
+    def join(self, replica: int, view: View) -> None:
         self.replicas.append(replica)
 
     def choose(self, request: Asked) -> int:

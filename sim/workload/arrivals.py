@@ -89,16 +89,16 @@ def _times(setup: Setup, shape: float, rate_per_s: float, rescale: bool) -> Iter
     scale = 1 / rate_per_s
     if rescale:
         assert setup.num_requests is not None  # checked with the scenario
-        blocks, left = _sums(setup, shape), setup.num_requests
+        blocks, left = unit_rate_times(setup, shape), setup.num_requests
         while (block := next(blocks)).size < left:
             left -= block.size
         scale = setup.num_requests / rate_per_s / float(block[left - 1])
-    for block in _sums(setup, shape):
+    for block in unit_rate_times(setup, shape):
         yield (block * scale).tolist()
 
 
-def _sums(setup: Setup, shape: float) -> Iterator[NDArray[np.float64]]:
-    """Arrival times at rate 1: at another rate the same draws are only scaled."""
+def unit_rate_times(setup: Setup, shape: float = 1.0) -> Iterator[NDArray[np.float64]]:
+    """Blocks of arrival times at rate 1: at another rate the same draws are only scaled."""
     rng = setup.stream("arrivals")
     last = 0.0
     while True:

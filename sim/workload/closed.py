@@ -58,11 +58,11 @@ class Clients:
         if not self._known or self._issued == self._most:
             return None
         arrival_s, _ = heappop(self._known)
-        prompt, output, limit, priority, label = next(self._facts)
+        prompt, output, limit, priority, prefix, label = next(self._facts)
         index = self._issued
         self._issued += 1
         self._think_s[index] = next(self._thoughts)
-        return Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, (), label)
+        return Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
 
     def done(self, request: Request, time_s: float, status: str) -> None:
         """The client thinks, and asks again; unless the clock has stopped by then."""

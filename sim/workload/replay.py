@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from ..registry import register
 from ..request import Request
 from . import tracefile
 from .source import BLOCK, Fixed, Setup, Source
+
+if TYPE_CHECKING:
+    from ..scenario import Workload
 
 Resolve = Callable[[str], FilePath]
 
@@ -52,12 +55,12 @@ class Replay:
                 f"holds no request, the trace's are from {float(trace.arrival_s[0]):g} to {last:g} s", "window_s"
             )
 
-    def mean_rate(self, num_requests: int | None, resolve: Resolve) -> float:
-        """Mean arrivals per second at rate_scale 1: requests that come, by the time to the last of them."""
-        times = self._times(tracefile.read(resolve(self.file), self.file))[:num_requests]
+    def scale_to(self, rate_per_s: float, workload: "Workload", resolve: Resolve) -> float:
+        """The rate_scale for that mean rate: of the requests that come, by the time to the last of them."""
+        times = self._times(tracefile.read(resolve(self.file), self.file))[: workload.num_requests]
         if not times.size or times[-1] <= 0:
             raise Complaint("all its requests come at once, so they have no rate", "file")
-        return float(times.size / times[-1])
+        return rate_per_s * float(times[-1] / times.size)
 
     def source(self, setup: Setup) -> Source:
         trace = tracefile.read(setup.resolve(self.file), self.file)
@@ -87,8 +90,8 @@ class Replay:
         index = 0
         for first in range(0, times.size, BLOCK):
             for arrival_s in times[first : first + BLOCK].tolist():
-                prompt, output, limit, priority, label = next(facts)
-                yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, (), label)
+                prompt, output, limit, priority, prefix, label = next(facts)
+                yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
                 index += 1
 
     def _warnings(self, setup: Setup, trace: tracefile.Trace, times: NDArray[Any]) -> list[str]:

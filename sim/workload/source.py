@@ -7,7 +7,7 @@ never draws.
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import repeat
+from itertools import chain
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,13 +16,10 @@ import numpy as np
 from .. import registry
 from ..request import Request
 from ..streams import streams
+from .classes import BLOCK, ClassDraws, Facts
 
 if TYPE_CHECKING:
     from ..scenario import RequestClass, Scenario
-
-BLOCK = 4096  # numbers drawn at once; their values do not depend on it
-
-Facts = tuple[int, int, int | None, int, str]  # prompt tokens, output tokens, max_tokens, priority, class
 
 
 class Source(Protocol):
@@ -53,34 +50,26 @@ class Setup:
 
     def facts(self) -> Iterator[Iterable[Facts]]:
         """Blocks of what each request is but for its arrival, in order of their index; without end."""
-        labels = list(self.classes)
-        draws = {label: self._drawn(label) for label in labels}
-        if len(labels) == 1:
-            for prompts, outputs in draws[labels[0]]:
-                yield self._rows(labels[0], prompts, outputs)
+        classes = [ClassDraws(self, label) for label in self.classes]
+        if len(classes) == 1:
+            yield from classes[0].blocks()
+        blocks = [each.blocks() for each in classes]
+        in_turn = {k: chain.from_iterable(blocks[k]) for k, each in enumerate(classes) if each.kind.samples > 1}
         for chosen in self._chosen():
-            blocks = [list(self._rows(label, *next(draws[label]))) for label in labels]
-            yield [blocks[k][i] for i, k in enumerate(chosen)]
+            rows = [[] if k in in_turn else list(next(block)) for k, block in enumerate(blocks)]
+            if in_turn:
+                yield [next(in_turn[k]) if k in in_turn else rows[k][i] for i, k in enumerate(chosen)]
+            else:
+                yield [rows[k][i] for i, k in enumerate(chosen)]
 
     def labelled(self, prompts: list[int], outputs: list[int]) -> Iterable[Facts]:
         """The same where the lengths are known already, as from a trace."""
-        labels = list(self.classes)
-        if len(labels) == 1:
-            return self._rows(labels[0], prompts, outputs)
+        rows = [ClassDraws(self, label).rows(prompts, outputs) for label in self.classes]
+        if len(rows) == 1:
+            return rows[0]
         chosen = (k for block in self._chosen() for k in block)
-        rows = [list(self._rows(label, prompts, outputs)) for label in labels]
-        return [rows[k][i] for i, k in zip(range(len(prompts)), chosen, strict=False)]
-
-    def _drawn(self, label: str) -> Iterator[tuple[list[int], list[int]]]:
-        """Every class draws for every index: weights change which class a request has, not the draws of a class."""
-        kind = self.classes[label]
-        assert kind.prompt_tokens is not None and kind.output_tokens is not None  # checked with the scenario
-        prompt, output = (
-            registry.build("lengths", component) for component in (kind.prompt_tokens, kind.output_tokens)
-        )
-        prompt_rng, output_rng = self.stream(f"prompt_tokens/{label}"), self.stream(f"output_tokens/{label}")
-        while True:
-            yield prompt.draw(prompt_rng, BLOCK).tolist(), output.draw(output_rng, BLOCK).tolist()
+        listed = [list(each) for each in rows]
+        return [listed[k][i] for i, k in zip(range(len(prompts)), chosen, strict=False)]
 
     def _chosen(self) -> Iterator[list[int]]:
         weights = np.array([kind.weight for kind in self.classes.values()])
@@ -88,15 +77,6 @@ class Setup:
         rng = self.stream("classes")
         while True:
             yield np.searchsorted(edges, rng.random(BLOCK), side="right").tolist()
-
-    def _rows(self, label: str, prompts: list[int], outputs: list[int]) -> Iterable[Facts]:
-        kind = self.classes[label]
-        limits: Iterable[int | None] = repeat(kind.max_tokens)
-        if kind.max_tokens is not None:  # an output longer than that ends there
-            outputs = [min(tokens, kind.max_tokens) for tokens in outputs]
-        if self.ignore_eos:
-            limits = outputs
-        return zip(prompts, outputs, limits, repeat(kind.priority), repeat(label), strict=False)
 
 
 class Fixed:
@@ -106,7 +86,7 @@ class Fixed:
 
     def __init__(self, requests: Iterator[Request], total: int | None, warnings: list[str] | None = None) -> None:
         self.total = total
-        self.warnings = warnings or []
+        self.warnings = warnings if warnings is not None else []
         # An iterator bound once: the simulator asks once per request, and this is the quickest answer.
         self.next: Callable[[], Request | None] = partial(next, requests, None)
 
@@ -114,9 +94,12 @@ class Fixed:
         """Nothing follows from it."""
 
 
-def open_loop(setup: Setup, times: Iterator[list[float]]) -> Fixed:
-    """The source of an arrival process: blocks of growing arrival times (s), cut by the workload's limits."""
-    return Fixed(_requests(setup, times), setup.num_requests if setup.duration_s is None else None)
+def open_loop(setup: Setup, times: Iterator[list[float]], warnings: list[str] | None = None) -> Fixed:
+    """The source of an arrival process: blocks of growing arrival times (s), cut by the workload's limits.
+
+    Every block but the last has `BLOCK` times; warnings may be added while times are made.
+    """
+    return Fixed(_requests(setup, times), setup.num_requests if setup.duration_s is None else None, warnings)
 
 
 def _requests(setup: Setup, times: Iterator[list[float]]) -> Iterator[Request]:
@@ -127,10 +110,10 @@ def _requests(setup: Setup, times: Iterator[list[float]]) -> Iterator[Request]:
         if left is not None:
             block = block[:left]
             left -= len(block)
-        for arrival_s, (prompt, output, limit, priority, label) in zip(block, facts, strict=False):
+        for arrival_s, (prompt, output, limit, priority, prefix, label) in zip(block, facts, strict=False):
             if arrival_s >= end:
                 return
-            yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, (), label)
+            yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
             index += 1
         if left == 0:
             return

@@ -59,12 +59,15 @@ def read(path: FilePath, name: str) -> Trace:
 @lru_cache(maxsize=4)
 def _read(path: FilePath, name: str, _mtime_ns: int, _size: int) -> Trace:
     """Kept for the runs of a comparison, as long as the file stays the same."""
-    raw = path.read_bytes()
+    return parse(decoded(path.read_bytes(), name), name)
+
+
+def decoded(raw: bytes, name: str) -> str:
+    """The text of a file; a Complaint where it is none."""
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Complaint(f"{name}:{raw[: error.start].count(10) + 1}: is not UTF-8 text") from None
-    return parse(text, name)
 
 
 def parse(text: str, name: str) -> Trace:
@@ -128,14 +131,15 @@ def _rows(
                 stamp = _nanoseconds if _is_date(row[first]) else _seconds
             time = stamp(row[first])
             at = layout[1]
-            prompt = _count(row[second])
+            prompt = count_of(row[second])
             at = layout[2]
-            yield time, prompt, _count(row[third])
+            yield time, prompt, count_of(row[third])
         except ValueError as error:
             raise Complaint(f"{name}:{line}: {at}: {error}") from None
 
 
-def _count(text: str) -> int:
+def count_of(text: str) -> int:
+    """A field that holds a number of tokens."""
     if text.isdecimal() and len(text) < 9:  # the usual row, at once
         count = int(text)
     else:

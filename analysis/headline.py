@@ -1,0 +1,154 @@
+"""The sentence that a report opens with: which policy wins, on what, by how much, at which SLO."""
+
+from collections.abc import Sequence
+
+from . import catalog, facts, pairs
+from .plots.style import rate_name, rates_of
+from .variants import Variant
+
+ALIKE = 0.02
+"""Policies whose goodput or throughput is this near are told apart by latency."""
+KEPT = 0.99
+"""The share of the requests within the SLO from which on a policy keeps it."""
+
+
+def headline(found: Sequence[Variant]) -> str:
+    """One sentence, whatever there is: several policies or one, several rates or one, with an SLO or without."""
+    served = [variant for variant in found if variant.value("finished")]
+    if not served:
+        return "No request finished, so there is nothing to compare."
+    with_slo = any(variant.value("request_goodput") is not None for variant in served)
+    if len({variant.label for variant in found}) == 1:
+        return _alone(served, with_slo)
+    if len({variant.label for variant in served}) == 1:
+        return f"Only {served[0].label} finishes any request. {_alone(served, with_slo)}"
+    if with_slo and (told := _by_goodput(served)):
+        return told
+    return _at_one_rate(served, with_slo)
+
+
+def verdicts(found: Sequence[Variant]) -> list[str]:
+    """`vllm at 40 requests/s: above capacity, ...` of each that had no steady state; one line where all were stable."""
+    rates = rates_of(found)
+    told, kinds = [], set()
+    for variant in found:
+        kind, evidence = variant.verdict
+        kinds.add(kind)
+        if kind not in ("stable", ""):
+            told.append(f"{_where(variant, rates)}: {kind}. {evidence[:1].upper()}{evidence[1:]}.")
+    if kinds == {"stable"}:
+        told = ["Stable: " + ("every run" if len(found) > 1 else f"the run; {found[0].verdict[1]}") + "."]
+        if len(found) > 1:
+            told = ["Every run is stable: no queue grew to the end."]
+    return told
+
+
+def _by_goodput(found: Sequence[Variant]) -> str | None:
+    """By the most requests within the SLO that a policy serves at any rate; None where the best two are alike."""
+    best: dict[str, Variant] = {}
+    for variant in found:
+        if (variant.value("request_goodput") or 0.0) > (
+            best[variant.label].value("request_goodput") or 0.0 if variant.label in best else -1.0
+        ):
+            best[variant.label] = variant
+    first, second = sorted(best.values(), key=lambda v: v.value("request_goodput") or 0.0, reverse=True)[:2]
+    most, next_most = first.value("request_goodput") or 0.0, second.value("request_goodput") or 0.0
+    if not most or (most - next_most) / most < ALIKE:
+        return None
+    rates = rates_of(found)
+    at = f" (at {rate_name(first.rate_per_s)})" if len(rates) > 1 else ""
+    beaten = f"{second.label}, the next best" if len(best) > 2 else second.label
+    if not next_most:
+        by = f"{beaten} none"
+    elif most / next_most >= 1.5:
+        by = f"{_times(most / next_most)} as many as {beaten} ({catalog.text_of(next_most)})"
+    else:
+        by = f"{100 * (most / next_most - 1):.3g} % more than {beaten} ({catalog.text_of(next_most)})"
+    return (
+        f"{first.label} wins on goodput: it serves {_amount(first, 'request_goodput', 'requests/s')} within the SLO of "
+        f"{_slo(first)}{at}, {by}."
+    )
+
+
+def _at_one_rate(found: Sequence[Variant], with_slo: bool) -> str:
+    """By throughput where the policies differ in it, else by latency; at the highest rate."""
+    rates = rates_of(found)
+    mine = [variant for variant in found if variant.rate_per_s == rates[-1]]
+    at = f" at {rate_name(rates[-1])}" if len(rates) > 1 else ""
+    so = f"All keep the SLO of {_slo(mine[0])} alike{at}; by" if with_slo and _keeps(mine) else "By"
+    if with_slo and so == "By":
+        so = f"Within the SLO of {_slo(mine[0])} they serve alike{at}; by"
+    if len(mine) < 2:
+        return _alone(mine, with_slo)
+    by_tokens = sorted(mine, key=lambda v: v.value("output_throughput") or 0.0, reverse=True)
+    most, next_most = (v.value("output_throughput") or 0.0 for v in by_tokens[:2])
+    if not with_slo and most and (most - next_most) / most >= ALIKE:
+        first, second, metric, word = by_tokens[0], by_tokens[1], "output_throughput", "output throughput"
+        what = f"{_amount(first, metric, 'tokens/s')} against {second.label}'s {_amount(second, metric, '')}".rstrip()
+    else:
+        metric = next(name for name in ("p99_ttft_ms", "p99_e2el_ms") if any(v.value(name) is not None for v in mine))
+        by_time = sorted((v for v in mine if v.value(metric) is not None), key=lambda v: v.value(metric) or 0.0)
+        if len(by_time) < 2:
+            return _alone(by_time, with_slo)
+        first, second = by_time[:2]
+        word = "p99 TTFT" if "ttft" in metric else "p99 E2E latency"
+        what = f"{_time(first, metric)} against {second.label}'s {_time(second, metric)}"
+        if with_slo is False and len(rates) == 1:
+            at = ""
+    made = pairs.gap(first, second, metric)
+    lead = so if so != "By" else f"No SLO is given; by{at and ''}"
+    if made is not None and made.low is not None and not made.certain:
+        return f"{lead} {word} {first.label} and {second.label} cannot be told apart: {what}."
+    return f"{lead} {word} {first.label} wins{at if not with_slo else ''}: {what}."
+
+
+def _alone(found: Sequence[Variant], with_slo: bool) -> str:
+    """What one policy does."""
+    label, rates = found[0].label, rates_of(found)
+    if with_slo and len(rates) > 1:
+        kept = [variant for variant in found if (variant.value("slo_attainment") or 0.0) >= KEPT]
+        if not kept:
+            return f"{label} keeps the SLO of {_slo(found[0])} for 99 % of the requests at none of {len(rates)} rates."
+        top = max(kept, key=lambda v: v.rate_per_s or 0.0)
+        every = " (the highest that was run)" if top.rate_per_s == rates[-1] else ""
+        kept_up = f"for 99 % of the requests up to {rate_name(top.rate_per_s)}{every}"
+        return f"{label} keeps the SLO of {_slo(found[0])} {kept_up}."
+    last = found[-1]
+    done = f"{label} serves {_amount(last, 'request_throughput', 'requests/s')}"
+    if len(rates) > 1:
+        done += f" at {rate_name(last.rate_per_s)}"
+    if with_slo:
+        return f"{done}, {100 * (last.value('slo_attainment') or 0.0):.3g} % of them within the SLO of {_slo(last)}."
+    if last.value("p99_ttft_ms") is None:
+        return f"{done}."
+    return f"{done}, with a median TTFT of {_time(last, 'median_ttft_ms')} and a p99 of {_time(last, 'p99_ttft_ms')}."
+
+
+def _keeps(found: Sequence[Variant]) -> bool:
+    return all((variant.value("slo_attainment") or 0.0) >= KEPT for variant in found)
+
+
+def _slo(variant: Variant) -> str:
+    said = facts.slo(variant.first.scenario).replace(", ", " and ")
+    return said or "each class"
+
+
+def _amount(variant: Variant, metric: str, unit: str) -> str:
+    value, half = variant.value(metric), variant.half_width(metric)
+    text = catalog.text_of(value) + (f" ± {catalog.text_of_half(value, half)}" if half else "")
+    return f"{text} {unit}" if unit else text
+
+
+def _time(variant: Variant, metric: str) -> str:
+    value, half = variant.value(metric), variant.half_width(metric)
+    unit, factor = ("s", 1e-3) if (value or 0.0) >= 1000 else ("ms", 1.0)
+    interval = f" ± {catalog.text_of_half(value, half, factor)}" if half else ""
+    return f"{catalog.text_of(None if value is None else value * factor)}{interval} {unit}"
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
+
+
+def _where(variant: Variant, rates: Sequence[float | None]) -> str:
+    return f"{variant.label} at {rate_name(variant.rate_per_s)}" if len(rates) > 1 else variant.label

@@ -1,0 +1,120 @@
+"""Whether a run had a steady state, with the evidence; and where its warm-up ends.
+
+Above capacity the queue grows as long as requests arrive, and every latency says how long the run was, not how fast
+the system is. That has to be told from the ups and downs of a queue that is stable. At its very capacity a queue is a
+random walk: after n arrivals it has strayed by about sqrt(n (ca^2 + cs^2)), with ca and cs the coefficients of
+variation of the times between arrivals and of the work of a request [W. Whitt, Stochastic-Process Limits, 2002,
+sec. 5]. Below capacity it strays less. So a queue counts as growing only if in the end it is longer than
+twice that, and was longer in each quarter of the arrivals than in the one before.
+"""
+
+from typing import Any
+
+import numpy as np
+
+STABLE, ABOVE, DRAINED, NOTHING = "stable", "above capacity", "drained", "no data"
+STEADY = (
+    *("verdict", "verdict_evidence", "arrival_rate_per_s", "finish_rate_per_s"),
+    *("waiting_at_last_arrival", "waiting_growth_per_s"),
+)
+"""Fields of summary.json that are made here."""
+QUARTERS = 4
+SPREADS = 2.0
+"""A queue longer than this many times what chance explains at capacity."""
+SERVED = 0.25
+"""Where less than this share of the requests has ended when the last arrives, there was no steady state to see."""
+
+
+def steady_state(
+    arrival_s: np.ndarray,
+    scheduled_s: np.ndarray,
+    finish_s: np.ndarray,
+    work: np.ndarray,
+    warmup_s: float,
+    end_s: float,
+) -> dict[str, Any]:
+    """`verdict`, `verdict_evidence` and the numbers behind it, of the requests that were not refused.
+
+    Times in seconds, NaN where it did not happen; `work` is what some typical requests ask for, in any unit. The
+    window is that of the arrivals, from `warmup_s` on.
+    """
+    order = np.argsort(arrival_s, kind="stable")
+    arrival_s = arrival_s[order]
+    late = np.nan_to_num(scheduled_s[order], nan=np.inf), np.nan_to_num(finish_s[order], nan=np.inf)
+    inside = (arrival_s >= warmup_s) & (arrival_s <= end_s)
+    count = int(inside.sum())
+    found: dict[str, Any] = dict.fromkeys(STEADY)
+    found["verdict"], found["verdict_evidence"] = NOTHING, "no request was served"
+    if not count or not np.isfinite(late[0]).any():
+        return found
+    began, last = float(arrival_s[inside][0]), float(arrival_s[inside][-1])
+    span = last - began
+    finished = int(np.count_nonzero((late[1] <= last) & inside))
+    found["waiting_at_last_arrival"] = waiting = int(np.count_nonzero(inside & (arrival_s < last) & (late[0] > last)))
+    if not span:
+        together = f"all {count:,} requests came at once" if count > 1 else "one request came"
+        return found | {"verdict": DRAINED, "verdict_evidence": f"{together}, so there is no steady state"}
+
+    at = np.linspace(began, last, 64 * QUARTERS + 1)[1:]
+    came = np.searchsorted(arrival_s, at, side="right")
+    queue = came - np.searchsorted(np.sort(late[0]), at, side="right")
+    inside_system = came - np.searchsorted(np.sort(late[1]), at, side="right")
+    slope = float(np.polyfit(at - at.mean(), queue, 1)[0])
+    found["arrival_rate_per_s"], found["finish_rate_per_s"] = count / span, finished / span
+    found["waiting_growth_per_s"] = slope
+
+    chance = np.sqrt(count * (_variation(np.diff(arrival_s[inside])) + _variation(work)))
+    grows = _rises(queue) and float(queue[-26:].mean()) > SPREADS * chance
+    # Where all are admitted at once nobody waits, and the batch grows instead: just as fast at the end, though many
+    # have ended by then, as at the beginning.
+    spread = _quarters(inside_system)
+    steady_growth = spread[3] - spread[2] > 0.5 * (spread[1] - spread[0])
+    steady_growth &= spread[3] - spread[2] > SPREADS * chance / np.sqrt(QUARTERS)
+    swells = bool(_rises(inside_system) and steady_growth and finished >= SERVED * count)
+    rates = f"{count / span:,.3g} requests/s came, {finished / span:,.3g} ended while they came"
+    if grows or swells:
+        what = f"{waiting:,} waited" if grows else f"{int(inside_system[-1]):,} were under way"
+        growing = slope if grows else float(np.polyfit(at - at.mean(), inside_system, 1)[0])
+        text = f"{what} when the last of {count:,} arrived, {growing:+,.3g} a second: {rates}"
+        return found | {"verdict": ABOVE, "verdict_evidence": text}
+    if finished < SERVED * count:
+        text = (
+            f"{finished:,} of {count:,} requests had ended when the last arrived, after {span:,.3g} s: too few to tell"
+        )
+        return found | {"verdict": DRAINED, "verdict_evidence": f"{text} a steady state"}
+    many = f"{waiting:,} of {count:,} requests waited" if waiting else f"none of {count:,} requests waited"
+    return found | {"verdict": STABLE, "verdict_evidence": f"{many} when the last arrived; {rates}"}
+
+
+def warmup_by_mser5(times_s: np.ndarray, values: np.ndarray) -> float | None:
+    """The time in seconds at which a run's warm-up ends by MSER-5; None with fewer than 50 values.
+
+    Values in order of their times are averaged in batches of five, and as many batches are cut as make the standard
+    error of the mean of the rest least; never more than half [K. P. White, M. J. Cobb, S. C. Spratt, A comparison of
+    five steady-state truncation heuristics for simulation, WSC 2000].
+    """
+    batches = len(values) // 5
+    if batches < 10:
+        return None
+    order = np.argsort(times_s, kind="stable")
+    means = values[order][: 5 * batches].reshape(-1, 5).mean(axis=1)
+    means = means - means.mean()
+    rest = np.arange(batches, 0, -1)
+    total, squares = np.cumsum(means[::-1])[::-1], np.cumsum(means[::-1] ** 2)[::-1]
+    error = (squares - total * total / rest) / rest**2
+    cut = int(np.argmin(error[: batches // 2 + 1]))
+    return float(times_s[order][5 * cut]) if cut else 0.0
+
+
+def _variation(values: np.ndarray) -> float:
+    """The squared coefficient of variation."""
+    mean = float(values.mean()) if len(values) else 0.0
+    return float(values.var()) / mean**2 if mean else 0.0
+
+
+def _quarters(values: np.ndarray) -> np.ndarray:
+    return values.reshape(QUARTERS, -1).mean(axis=1)
+
+
+def _rises(values: np.ndarray) -> bool:
+    return bool((np.diff(_quarters(values)) > 0).all())

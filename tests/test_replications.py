@@ -1,0 +1,280 @@
+"""Many simulations at a time: the same bytes however many, and what replications say of each other."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import pairs
+from analysis.commands import commands
+from analysis.compare import PAIRED, comparison, paired, told
+from analysis.headline import headline, verdicts
+from analysis.load import find
+from analysis.variants import Variant, variants
+from sim import from_mapping, results
+from sim.cli import main
+from sim.parallel import run_all
+from tests.fakeresults import serve, write
+
+SCENARIO = """
+name: many
+model: llama-3.1-8b
+gpu: h100_sxm
+policies: {static: {name: static, batch_size: 8}, vllm: vllm}
+engine: {max_model_len: 2048}
+workload:
+  num_requests: 60
+  arrivals: {name: poisson, rate_per_s: 8}
+  prompt_tokens: {name: lognormal, mean: 200, cv: 1, max: 1000}
+  output_tokens: {name: uniform, min: 10, max: 60}
+cost: {name: roofline, calibration: ideal, noise: {sigma: 0.1}}
+slo: {ttft_ms: 500}
+seed: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scenario") / "many.yaml"
+    path.write_text(SCENARIO)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All that may not differ between two equal runs."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "run.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(scenario: Path, tmp_path: Path) -> None:
+    for jobs in ("1", "3"):
+        command = ["compare", str(scenario), "--rates", "4,16", "--replications", "2", "--jobs", jobs]
+        assert main([*command, "--out", str(tmp_path / jobs)]) == 0
+    one, three = contents(tmp_path / "1"), contents(tmp_path / "3")
+    assert one == three and "vllm-16/rep-1/steps.parquet" in one and "paired.csv" in one
+    first, second = (json.loads(one[f"vllm-16/rep-{k}/summary.json"]) for k in (0, 1))
+    assert (first["seed"], first["replication"], second["replication"]) == (3, 0, 1)
+    assert first["mean_ttft_ms"] != second["mean_ttft_ms"]
+    assert one["vllm-16/rep-0/scenario.yaml"] == one["vllm-16/rep-1/scenario.yaml"]
+
+
+def test_replication_0_is_the_plain_run(scenario: Path, tmp_path: Path) -> None:
+    assert main(["run", str(scenario), "--out", str(tmp_path / "plain")]) == 0
+    assert main(["run", str(scenario), "--replications", "2", "--jobs", "1", "--out", str(tmp_path / "two")]) == 0
+    for name in ("requests.parquet", "spans.parquet", "steps.parquet", "summary.json"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "two" / "rep-0" / name).read_bytes()
+
+
+def test_a_run_prints_intervals_and_its_verdict(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(scenario), "--replications", "3", "--jobs", "1", "--out", str(tmp_path / "run")]) == 0
+    text = capsys.readouterr().out
+    assert "over 3 replications, with 95 % confidence intervals:" in text
+    assert re.search(r"p99 TTFT, ms +[\d.,]+ +[\d.,]+ to [\d.,]+", text)
+    assert "stable: " in text or "above capacity: " in text
+    assert "p99 of only 60 requests" in text
+
+
+def test_a_run_starts_without_pandas_matplotlib_and_joblib(scenario: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from sim.cli import main; "
+        f"main(['run', {str(scenario)!r}, '--out', {str(tmp_path / 'r')!r}]); "
+        "print(sorted({'pandas', 'matplotlib', 'joblib', 'analysis'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("option", ["--replications", "--jobs"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", ""])
+def test_a_bad_number_is_refused(scenario: Path, option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(scenario), f"{option}={value}"]) == 2
+    assert capsys.readouterr().err == f"{option}: {value!r} must be a whole number from 1 to 10,000\n"
+
+
+def test_what_fails_in_a_process_comes_back(tmp_path: Path) -> None:
+    made = from_mapping({**__import__("yaml").safe_load(SCENARIO), "replications": 2})
+    jobs = results.jobs(made, tmp_path / "r")
+    jobs[1].folder.rmdir()
+    with pytest.raises(FileNotFoundError):
+        run_all(jobs, 2)
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three replications of two policies at 10 requests/s, on the same arrivals."""
+    top = tmp_path_factory.mktemp("pairs")
+    for policy in ("static", "vllm"):
+        for seed in range(3):
+            folder = write(top / policy / f"rep-{seed}", serve(requests=60, policy=policy, seed=seed), policy=policy)
+            summary = json.loads((folder / "summary.json").read_text()) | {"replication": seed}
+            (folder / "summary.json").write_text(json.dumps(summary))
+    return top
+
+
+def test_differences_are_of_like_replications(three: Path) -> None:
+    found = paired([three])
+    assert tuple(found.columns) == PAIRED
+    row = found[found["metric"] == "p99_ttft_ms"].iloc[0]
+    assert (row["policy_a"], row["policy_b"], row["rate_per_s"]) == ("static", "vllm", 8.0)
+    a, b = ({run.summary["replication"]: run.summary["p99_ttft_ms"] for run in v.runs} for v in variants(find([three])))
+    each = [a[k] - b[k] for k in range(3)]
+    assert row["difference"] == pytest.approx(sum(each) / 3)
+    spread = pd.Series(each).std() / 3**0.5 * 4.302653  # Student's t of two degrees of freedom
+    assert row["ci_low"] == pytest.approx(row["difference"] - spread, rel=1e-6)
+    assert row["ci_high"] == pytest.approx(row["difference"] + spread, rel=1e-6)
+    assert not set(found["metric"]) & {"policy", "verdict", "streamed", "note", "rate_per_s"}
+
+
+def test_one_replication_has_a_difference_and_no_interval(tmp_path: Path) -> None:
+    for policy in ("static", "vllm"):
+        write(tmp_path / policy, serve(requests=40, policy=policy), policy=policy)
+    found = paired([tmp_path])
+    assert len(found) and found[["ci_low", "ci_high"]].isna().all(axis=None) and found["difference"].notna().all()
+    assert pairs.sentences(variants(find([tmp_path]))) == []
+
+
+def test_other_arrivals_are_not_paired(tmp_path: Path) -> None:
+    for seed, policy in enumerate(("static", "vllm")):
+        write(tmp_path / policy, serve(requests=40, policy=policy, seed=seed), policy=policy, seed=seed)
+    assert len(paired([tmp_path])) == 0
+
+
+def test_the_sentences_follow_from_the_numbers(three: Path) -> None:
+    lines = told([three])
+    assert lines[0].startswith("vllm wins on goodput: it serves") and "TTFT ≤ 500 ms and TPOT ≤ 50 ms" in lines[0]
+    sentence = next(line for line in lines if "p99 TTFT" in line)
+    matched = re.fullmatch(
+        r"vllm's p99 TTFT is ([\d.,]+) (m?s) lower than static's, 95 % interval ([\d.,]+) to ([\d.,]+)\.", sentence
+    )
+    assert matched, sentence
+    row = paired([three]).set_index("metric").loc["p99_ttft_ms"]
+    factor = 1000 if matched[2] == "s" else 1
+    assert float(matched[1]) * factor == pytest.approx(row["difference"], rel=0.01)
+    assert float(matched[3]) * factor == pytest.approx(row["ci_low"], rel=0.01)
+    assert float(matched[4]) * factor == pytest.approx(row["ci_high"], rel=0.01)
+
+
+def test_what_cannot_be_told_apart_is_not_called_better(tmp_path: Path) -> None:
+    for policy, order in (("a", (0, 1, 2)), ("b", (1, 2, 0))):
+        for replication, seed in enumerate(order):
+            folder = write(tmp_path / policy / f"rep-{replication}", serve(requests=60, seed=seed), policy=policy)
+            summary = json.loads((folder / "summary.json").read_text()) | {"replication": replication}
+            (folder / "summary.json").write_text(json.dumps(summary))
+    lines = told([tmp_path])
+    assert "cannot be told apart" in lines[0], lines[0]
+    assert all("cannot be told apart" in line for line in lines if "interval" in line)
+
+
+# --- the first sentence -----------------------------------------------------------------------------------------------
+
+
+def of(*each: tuple[str, float | None, dict[str, object]], slo: bool = True) -> list[Variant]:
+    limits = {"ttft_ms": 500.0} if slo else {}
+    made = []
+    for label, rate, summary in each:
+        run = type("Run", (), {"summary": {"finished": 9, **summary}, "scenario": {"slo": limits}, "note": ""})()
+        made.append(Variant(label, rate, [run]))
+    return made
+
+
+def test_the_first_sentence_names_winner_measure_size_and_slo() -> None:
+    good = [("a", 4.0, {"request_goodput": 3.9}), ("b", 4.0, {"request_goodput": 2.0})]
+    good += [("a", 8.0, {"request_goodput": 6.0}), ("b", 8.0, {"request_goodput": 0.5})]
+    assert headline(of(*good)) == (
+        "a wins on goodput: it serves 6.00 requests/s within the SLO of TTFT ≤ 500 ms (at 8 requests/s), "
+        "3 times as many as b (2.00)."
+    )
+    near = of(("a", 4.0, {"request_goodput": 4.0}), ("b", 4.0, {"request_goodput": 3.2}))
+    assert "25 % more than b (3.20)" in headline(near)
+    none = of(("a", 4.0, {"request_goodput": 4.0}), ("b", 4.0, {"request_goodput": 0.0}))
+    assert headline(none).endswith(", b none.")
+
+
+def test_where_all_keep_the_slo_latency_decides() -> None:
+    alike = {"request_goodput": 4.0, "slo_attainment": 1.0}
+    found = of(("a", 4.0, alike | {"p99_ttft_ms": 120.0}), ("b", 4.0, alike | {"p99_ttft_ms": 1400.0}))
+    assert headline(found) == (
+        "All keep the SLO of TTFT ≤ 500 ms alike; by p99 TTFT a wins: 120 ms against b's 1.40 s."
+    )
+
+
+def test_without_an_slo_throughput_decides_then_latency() -> None:
+    fast = of(("a", 4.0, {"output_throughput": 900.0}), ("b", 4.0, {"output_throughput": 300.0}), slo=False)
+    assert headline(fast) == "No SLO is given; by output throughput a wins: 900 tokens/s against b's 300."
+    same = {"output_throughput": 900.0}
+    found = of(("a", 4.0, same | {"p99_ttft_ms": 80.0}), ("b", 4.0, same | {"p99_ttft_ms": 70.0}), slo=False)
+    assert headline(found) == "No SLO is given; by p99 TTFT b wins: 70.0 ms against a's 80.0 ms."
+
+
+def test_one_policy_and_none_that_served() -> None:
+    kept = [("a", 4.0, {"request_goodput": 4.0, "slo_attainment": 1.0})]
+    kept += [("a", 8.0, {"request_goodput": 1.0, "slo_attainment": 0.1})]
+    assert headline(of(*kept)) == "a keeps the SLO of TTFT ≤ 500 ms for 99 % of the requests up to 4 requests/s."
+    assert headline(of(("a", 4.0, {"finished": 0}))) == "No request finished, so there is nothing to compare."
+
+
+def test_verdicts_are_told_where_there_is_something_to_tell() -> None:
+    stable = {"verdict": "stable", "verdict_evidence": "none waited"}
+    above = {"verdict": "above capacity", "verdict_evidence": "90 waited"}
+    assert verdicts(of(("a", 4.0, stable), ("b", 4.0, stable))) == ["Every run is stable: no queue grew to the end."]
+    assert verdicts(of(("a", 4.0, stable), ("a", 8.0, above))) == ["a at 8 requests/s: above capacity. 90 waited."]
+
+
+# --- marks and commands -----------------------------------------------------------------------------------------------
+
+
+def test_a_p99_of_few_values_is_marked(three: Path) -> None:
+    variant = variants(find([three]))[1]
+    assert variant.few("p99_ttft_ms") and not variant.few("median_ttft_ms")
+    assert not variant.few("p99_itl_ms")  # there are thousands of gaps between tokens
+    variant.runs[0].summary["measured"] = 1000
+    assert variant.few("p99_ttft_ms")  # the other replications' still rest on 60
+    assert comparison([three])["replications"].eq(3).all()
+
+
+def test_commands_say_what_to_type_on_real_gpus(scenario: Path, tmp_path: Path) -> None:
+    options = ["--set", "engine.tensor_parallel_size=2", "--set", "replicas=2", "--jobs", "1", "--rates", "4,8"]
+    assert main(["compare", str(scenario), *options, "--out", str(tmp_path / "c")]) == 0
+    serve_text, bench = commands(variants(find([tmp_path / "c"])))
+    for word in (
+        "vllm serve meta-llama/Llama-3.1-8B-Instruct --tensor-parallel-size 2 --data-parallel-size 2",
+        "--max-model-len 2048",
+        "--enable-prefix-caching",
+        "--max-num-batched-tokens 8192",
+    ):
+        assert word in serve_text.replace("\\\n    ", "")
+    assert serve_text.startswith("# vllm\n")  # the static policy is none of vLLM's
+    flat = bench.replace("\\\n      ", "")
+    assert "for rate in 4 8; do" in flat and "--request-rate $rate" in flat and "--goodput ttft:500" in flat
+    assert "--num-prompts 60" in flat and "--random-output-len 35" in flat
+    assert "# prompt_tokens are lognormal" in flat and "output_tokens" not in flat
+    assert '--random-range-ratio \'{"input": 0, "output": 0.7143}\'' in flat
+    assert subprocess.run(["bash", "-n"], input=f"{serve_text}\n{bench}", text=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "arrivals, words",
+    [
+        ({"name": "closed_loop", "concurrency": 8}, "--request-rate inf --max-concurrency 8"),
+        ({"name": "batch"}, "--request-rate inf"),
+        ({"name": "gamma", "rate_per_s": 8, "burstiness": 0.5}, "--request-rate 8 --burstiness 0.5"),
+        ({"name": "constant", "rate_per_s": 8}, "--request-rate 8 --burstiness 1000000"),
+    ],
+)
+def test_arrivals_become_options(
+    arrivals: dict[str, object], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(SCENARIO.replace("{name: poisson, rate_per_s: 8}", json.dumps(arrivals)))
+    assert main(["run", str(path), "--policy", "vllm", "--out", str(tmp_path / "r")]) == 0
+    bench = commands(variants(find([tmp_path / "r"])))[-1]
+    assert words in bench.replace(" \\\n    ", " ")

@@ -1,0 +1,80 @@
+"""What the comments of shipped scenarios lead one to expect is what comes out."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sim
+
+SCENARIOS = Path(__file__).parent.parent / "scenarios"
+
+
+@cache
+def result(name: str, policy: str | None = None, *overrides: str) -> sim.Result:
+    return sim.simulate(sim.load(SCENARIOS / f"{name}.yaml", overrides, policy))
+
+
+def summary(name: str, policy: str | None = None, *overrides: str) -> dict[str, Any]:
+    return result(name, policy, *overrides).summary
+
+
+def test_chatbot() -> None:
+    static, vllm, small = (summary("chatbot", policy) for policy in ("static", "vllm", "vllm-2k"))
+    assert vllm["slo_attainment"] > 0.99 and vllm["classes"]["chat"]["p99_ttft_ms"] < 260
+    assert all(found["slo_attainment"] > 0.99 for found in vllm["classes"].values())
+    assert static["request_throughput"] < 3 and static["slo_attainment"] < 0.01
+    assert small["p99_itl_ms"] < 0.7 * vllm["p99_itl_ms"]
+    assert small["p99_ttft_ms"] == pytest.approx(vllm["p99_ttft_ms"], rel=0.05)
+
+
+def test_code_completion() -> None:
+    attained = [summary("code_completion", "vllm", f"replicas={n}")["slo_attainment"] for n in (1, 2, 4)]
+    assert attained == pytest.approx([0.4, 0.75, 0.95], abs=0.03)
+    vllm, small, static = (summary("code_completion", policy) for policy in ("vllm", "vllm-2k", "static"))
+    assert vllm["busy_fraction"] == pytest.approx(1 / 7, abs=0.02)
+    assert [vllm["p99_itl_ms"], small["p99_itl_ms"]] == pytest.approx([100, 65], rel=0.05)
+    assert 1 - static["slo_attainment"] == pytest.approx(0.4, abs=0.03)
+
+
+def test_offline_batch() -> None:
+    vllm, few, static = (summary("offline_batch", policy) for policy in ("vllm", "vllm-64", "static"))
+    assert vllm["duration"] == pytest.approx(150, rel=0.05) and vllm["max_kv_usage"] > 0.99
+    assert vllm["mean_batch_size"] == pytest.approx(360, rel=0.05) and 0 < vllm["preemptions"] < 500
+    assert few["duration"] / vllm["duration"] == pytest.approx(1.25, abs=0.05)
+    assert vllm["mean_tpot_ms"] / few["mean_tpot_ms"] > 4
+    assert static["duration"] / vllm["duration"] == pytest.approx(5, abs=0.5)
+
+
+def test_evaluation() -> None:
+    vllm, static = summary("evaluation", "vllm"), summary("evaluation", "static")
+    without = summary("evaluation", "vllm", "engine.enable_prefix_caching=false")
+    assert vllm["duration"] == pytest.approx(40, rel=0.05)
+    assert without["duration"] / vllm["duration"] == pytest.approx(5, abs=0.3)
+    assert static["duration"] / vllm["duration"] == pytest.approx(6, abs=0.3)
+    assert vllm["prefix_cache_hit_rate"] == pytest.approx(736 / 900, abs=0.01)
+
+
+def test_long_reasoning() -> None:
+    vllm, cap = summary("long_reasoning", "vllm"), summary("long_reasoning", "cap-48")
+    fp8 = summary("long_reasoning", "vllm", "engine.kv_cache_dtype=fp8")
+    assert vllm["preemptions"] / vllm["requests"] == pytest.approx(1.5, abs=0.3) and cap["preemptions"] == 0
+    assert [vllm["mean_ttft_ms"], cap["mean_ttft_ms"]] == pytest.approx([8_000, 46_000], rel=0.05)
+    assert fp8["preemptions"] == fp8["max_waiting"] == 0
+    assert [vllm["mean_e2el_ms"], fp8["mean_e2el_ms"]] == pytest.approx([162_000, 67_000], rel=0.05)
+
+
+def test_rl_rollouts() -> None:
+    vllm, cap = summary("rl_rollouts", "vllm"), summary("rl_rollouts", "vllm-128")
+    without = summary("rl_rollouts", "vllm", "engine.enable_prefix_caching=false")
+    assert vllm["duration"] == pytest.approx(130, rel=0.03)
+    finish_s = np.sort(result("rl_rollouts", "vllm").requests["finish_s"].to_numpy())
+    assert finish_s[-1] - finish_s[int(0.9 * len(finish_s))] == pytest.approx(54, abs=2)
+    assert cap["duration"] / vllm["duration"] == pytest.approx(1.23, abs=0.03)
+    assert vllm["prefix_cache_hit_rate"] == pytest.approx(0.75, abs=0.02)
+    assert [without["mean_ttft_ms"], vllm["mean_ttft_ms"]] == pytest.approx([3_100, 900], rel=0.1)
+    assert without["duration"] - vllm["duration"] == pytest.approx(4, abs=1)
