@@ -136,10 +136,17 @@ def _length(lengths: Any) -> str:
     return f"{name} {_text(lengths.get('mean'))}" + (f" ({width[0]})" if width else "")
 
 
-def slo(scenario: Scenario) -> str:
-    limits = scenario.get("slo") or {}
+def slo(limits: Scenario) -> str:
+    """`TTFT ≤ 500 ms, TPOT ≤ 50 ms`."""
     words = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "e2e_ms": "E2E"}
     return ", ".join(f"{word} ≤ {_text(limits[key])} ms" for key, word in words.items() if limits.get(key) is not None)
+
+
+def _slos(scenario: Scenario) -> str:
+    """The scenario's, then those of its classes."""
+    classes = (scenario.get("workload") or {}).get("classes") or {}
+    own = [f"{label}: {slo(kind['slo'])}" for label, kind in classes.items() if (kind or {}).get("slo")]
+    return "; ".join(text for text in (slo(scenario.get("slo") or {}), *own) if text)
 
 
 def _text(value: Any) -> str:
@@ -152,5 +159,5 @@ _FACTS: tuple[tuple[str, Callable[[Scenario], str]], ...] = (
     ("Traffic", _traffic),
     ("Lengths", _lengths),
     ("Shared prompts", _shared),
-    ("SLO", slo),
+    ("SLO", _slos),
 )

@@ -8,6 +8,9 @@ from .variants import Variant
 
 ALIKE = 0.02
 """Policies whose goodput or throughput is this near are told apart by latency."""
+MOST_VERDICTS = 4
+"""More runs without a steady state than this are told together."""
+MEANING = {"above capacity": " (the longer the run, the higher its latencies)"}
 KEPT = 0.99
 """The share of the requests within the SLO from which on a policy keeps it."""
 
@@ -30,12 +33,19 @@ def headline(found: Sequence[Variant]) -> str:
 def verdicts(found: Sequence[Variant]) -> list[str]:
     """`vllm at 40 requests/s: above capacity, ...` of each that had no steady state; one line where all were stable."""
     rates = rates_of(found)
-    told, kinds = [], set()
+    told: list[str] = []
+    without: dict[str, list[str]] = {}
+    kinds = set()
     for variant in found:
         kind, evidence = variant.verdict
         kinds.add(kind)
         if kind not in ("stable", ""):
             told.append(f"{_where(variant, rates)}: {kind}. {evidence[:1].upper()}{evidence[1:]}.")
+            without.setdefault(kind, []).append(_where(variant, rates))
+    if len(told) > MOST_VERDICTS:
+        told = [
+            f"{kind[:1].upper()}{kind[1:]}{MEANING.get(kind, '')}: {', '.join(who)}." for kind, who in without.items()
+        ]
     if kinds == {"stable"}:
         told = ["Stable: " + ("every run" if len(found) > 1 else f"the run; {found[0].verdict[1]}") + "."]
         if len(found) > 1:
@@ -71,35 +81,41 @@ def _by_goodput(found: Sequence[Variant]) -> str | None:
 
 
 def _at_one_rate(found: Sequence[Variant], with_slo: bool) -> str:
-    """By throughput where the policies differ in it, else by latency; at the highest rate."""
+    """By throughput where the policies differ in it, else by latency; at the highest rate. With an SLO, among those
+    whose goodput is as good as the best."""
     rates = rates_of(found)
     mine = [variant for variant in found if variant.rate_per_s == rates[-1]]
     at = f" at {rate_name(rates[-1])}" if len(rates) > 1 else ""
-    so = f"All keep the SLO of {_slo(mine[0])} alike{at}; by" if with_slo and _keeps(mine) else "By"
-    if with_slo and so == "By":
-        so = f"Within the SLO of {_slo(mine[0])} they serve alike{at}; by"
+    lead = f"No SLO is given{at}; by"
+    if with_slo:
+        all_keep = _keeps(mine)
+        best = max(variant.value("request_goodput") or 0.0 for variant in mine)
+        mine = [v for v in mine if (v.value("request_goodput") or 0.0) >= (1 - ALIKE) * best]
+        lead = f"All keep the SLO of {_slo(mine[0])} alike{at}; by"
+        if not all_keep and best:
+            names = _and([variant.label for variant in mine])
+            lead = f"{names} are best and level in goodput{at}, {catalog.text_of(best)} requests/s within the SLO of"
+            lead += f" {_slo(mine[0])}; by"
+        elif not best:
+            lead = f"None keeps the SLO of {_slo(mine[0])}{at} for any request; by"
     if len(mine) < 2:
         return _alone(mine, with_slo)
     by_tokens = sorted(mine, key=lambda v: v.value("output_throughput") or 0.0, reverse=True)
     most, next_most = (v.value("output_throughput") or 0.0 for v in by_tokens[:2])
     if not with_slo and most and (most - next_most) / most >= ALIKE:
         first, second, metric, word = by_tokens[0], by_tokens[1], "output_throughput", "output throughput"
-        what = f"{_amount(first, metric, 'tokens/s')} against {second.label}'s {_amount(second, metric, '')}".rstrip()
+        what = f"{_amount(first, metric, 'tokens/s')} against {second.label}'s {_amount(second, metric, '')}"
     else:
-        metric = next(name for name in ("p99_ttft_ms", "p99_e2el_ms") if any(v.value(name) is not None for v in mine))
+        metric = "p99_ttft_ms"
         by_time = sorted((v for v in mine if v.value(metric) is not None), key=lambda v: v.value(metric) or 0.0)
         if len(by_time) < 2:
-            return _alone(by_time, with_slo)
+            return _alone(by_time or mine, with_slo)
         first, second = by_time[:2]
-        word = "p99 TTFT" if "ttft" in metric else "p99 E2E latency"
-        what = f"{_time(first, metric)} against {second.label}'s {_time(second, metric)}"
-        if with_slo is False and len(rates) == 1:
-            at = ""
+        word, what = "p99 TTFT", f"{_time(first, metric)} against {second.label}'s {_time(second, metric)}"
     made = pairs.gap(first, second, metric)
-    lead = so if so != "By" else f"No SLO is given; by{at and ''}"
     if made is not None and made.low is not None and not made.certain:
         return f"{lead} {word} {first.label} and {second.label} cannot be told apart: {what}."
-    return f"{lead} {word} {first.label} wins{at if not with_slo else ''}: {what}."
+    return f"{lead} {word} {first.label} wins: {what}."
 
 
 def _alone(found: Sequence[Variant], with_slo: bool) -> str:
@@ -129,8 +145,8 @@ def _keeps(found: Sequence[Variant]) -> bool:
 
 
 def _slo(variant: Variant) -> str:
-    said = facts.slo(variant.first.scenario).replace(", ", " and ")
-    return said or "each class"
+    said = facts.slo(variant.first.scenario.get("slo") or {}).replace(", ", " and ")
+    return said or "its class"
 
 
 def _amount(variant: Variant, metric: str, unit: str) -> str:
@@ -144,6 +160,10 @@ def _time(variant: Variant, metric: str) -> str:
     unit, factor = ("s", 1e-3) if (value or 0.0) >= 1000 else ("ms", 1.0)
     interval = f" ± {catalog.text_of_half(value, half, factor)}" if half else ""
     return f"{catalog.text_of(None if value is None else value * factor)}{interval} {unit}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
 def _times(ratio: float) -> str:

@@ -6,7 +6,7 @@ time of its making, so equal results give equal bytes.
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def _runs(found: Sequence[Variant]) -> str:
 def _table(found: Sequence[Variant]) -> dict[str, Any]:
     """Columns in groups, rows in groups by rate; the best of a group of rows is marked, units are those of a column."""
     shown = catalog.key_metrics(lambda name: [variant.value(name) for variant in found])
-    units = {m.name: catalog.shown_in(m.unit, [variant.value(m.name) for variant in found]) for m in shown}
+    units = {m.name: _unit(m, shown, lambda name: [variant.value(name) for variant in found]) for m in shown}
     groups: list[tuple[str, int]] = []
     for metric in shown:
         if groups and groups[-1][0] == metric.group:
@@ -143,6 +143,14 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
     return {"groups": groups, "columns": columns, "bodies": bodies}
 
 
+def _unit(
+    metric: catalog.Metric, shown: Sequence[catalog.Metric], has: Callable[[str], list[float | None]]
+) -> tuple[str, float]:
+    """(unit, factor), the same for all times of a group: median and p99 are to be compared."""
+    alike = [m for m in shown if m.group == metric.group] if metric.unit == "ms" else [metric]
+    return catalog.shown_in(metric.unit, [value for m in alike for value in has(m.name)])
+
+
 def _classes(found: Sequence[Variant]) -> dict[str, Any] | None:
     """A row for each class under each policy and rate; None where requests are of one kind."""
     labels = list(dict.fromkeys(label for v in found for run in v.runs for label in run.summary.get("classes") or {}))
@@ -155,12 +163,13 @@ def _classes(found: Sequence[Variant]) -> dict[str, Any] | None:
         return sum(there) / len(there) if there else None
 
     by_name = {metric.name: metric for metric in catalog.KEY}
-    columns = []
-    for name in CLASS_METRICS:
-        metric = by_name.get(name) or catalog.Metric(name, "Requests", "", "", None, "Requests")
-        values = [value(variant, label, name) for variant in found for label in labels]
-        if any(each is not None for each in values):
-            columns.append((metric, *catalog.shown_in(metric.unit, values)))
+
+    def has(name: str) -> list[float | None]:
+        return [value(variant, label, name) for variant in found for label in labels]
+
+    count = catalog.Metric("requests", "Requests", "", "", None, "Requests")
+    shown = [by_name.get(name, count) for name in CLASS_METRICS if any(each is not None for each in has(name))]
+    columns = [(metric, *_unit(metric, shown, has)) for metric in shown]
     several = len(rates_of(found)) > 1
     bodies = []
     for variant in found:

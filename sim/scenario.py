@@ -169,7 +169,8 @@ class Scenario(Section):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1, description="the same seed gives the same bytes")] = 0
     replications: Annotated[int, Field(ge=1, le=10_000, description="runs with draws of their own, for intervals")] = 1
     warmup_s: Annotated[
-        float, Field(ge=0, le=MOST_SECONDS, description="requests that arrive before are not counted, s")
+        Annotated[float, Field(ge=0, le=MOST_SECONDS)] | Literal["auto"],
+        Field(description="requests that arrive before are not counted, s; auto: the cut that MSER-5 finds"),
     ] = 0.0
     fast_forward: Annotated[
         bool, Field(description="like steps are simulated as one event; the records are the same")

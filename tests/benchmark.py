@@ -103,7 +103,7 @@ def measure(row: str, requests: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         began = time.perf_counter()
         if source is None:
-            made = results.run(scenario, Path(temporary))[0]
+            made: Any = results.run(results.Job(scenario, Path(temporary)))
         else:
             made = sim.simulate(scenario, source=source, folder=Path(temporary))
         wall_s = time.perf_counter() - began

@@ -40,7 +40,7 @@ TOP: dict[str, tuple[str | None, str | None, str | None]] = {
     "slo": ("a mapping", "none", "limits that a good request keeps, see [SLOs](#slos)"),
     "seed": (None, None, "of all random draws"),
     "replications": (None, None, "runs with other draws, from one seed"),
-    "warmup_s": (None, None, "requests that arrive earlier do not count in latencies, s"),
+    "warmup_s": ("number from 0 to 1,000,000,000, or `auto`", None, "requests that arrive earlier do not count in latencies, s; `auto`: cut where MSER-5 says"),
     "fast_forward": (None, None, "like steps are simulated as one event; the records are the same without, only later"),
 }
 WORKLOAD: dict[str, tuple[str | None, str | None, str | None]] = {

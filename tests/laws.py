@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -171,7 +171,7 @@ def tokens_out_are_tokens_asked(r: Records) -> None:
 def times_are_in_order(r: Records) -> None:
     q, given = r.requests, r.requests["output_tokens"]
     times = [q[name] for name in ("arrival_s", "first_scheduled_s", "first_token_s", "finish_s")]
-    for before, after in zip(times, times[1:], strict=False):
+    for before, after in pairwise(times):
         assert not (before > after).any()
         assert not (np.isnan(before) & ~np.isnan(after)).any()
     assert (np.diff(q["arrival_s"]) >= 0).all() or r.scenario.workload.arrivals.name == "closed_loop"

@@ -1,4 +1,4 @@
-"""Stretches give the records of single steps, bit for bit, on random scenarios: the slow path is the fast path's oracle."""
+"""Stretches give the records of single steps, bit for bit, on random scenarios: slow path as the fast path's oracle."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import sim
-from sim.cost.pricing import LOOP
 from tests import random_cases
 
 seeds = st.integers(0, 2**32 - 1)
 # A smaller seed is no simpler scenario, so there is nothing to shrink.
 plenty = settings(
-    max_examples=500,
+    max_examples=400,
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),
@@ -76,4 +75,4 @@ def test_long_stretches_of_the_roofline(policy: str, calibration: str) -> None:
     }
     fast, slow = (random_cases.run(data, [], fast_forward) for fast_forward in (True, False))
     assert_equal(fast, slow)
-    assert fast.facts["steps"] / fast.facts["decisions"] > LOOP / 4
+    assert fast.facts["steps"] / fast.facts["decisions"] > 5

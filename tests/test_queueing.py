@@ -104,7 +104,9 @@ def lindley_scenario(policy: str, **changes: Any) -> sim.Scenario:
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"cost": {"name": "roofline", "noise": {"sigma": 0.1}}}], ids=["linear", "ideal"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"cost": {"name": "roofline", "noise": {"sigma": 0.1}}}], ids=["linear", "ideal"]
+)
 @pytest.mark.parametrize("policy", ONE_AT_A_TIME)
 def test_lindleys_recursion_exactly(policy: str, changes: dict[str, Any]) -> None:
     """From recorded arrivals and service times alone follow all waiting times."""

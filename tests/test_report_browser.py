@@ -1,4 +1,4 @@
-"""The report in a real browser: the interactive view answers to pointer and clicks, and nothing of the page is blank."""
+"""The report in a real browser: its view answers to pointer and clicks, and no part of the page is blank."""
 
 import html
 import json

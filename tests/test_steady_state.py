@@ -101,13 +101,14 @@ def test_mser5_finds_where_a_transient_ends() -> None:
 SCENARIO: dict[str, Any] = {
     "model": "llama-3.1-8b",
     "gpu": "h100_sxm",
-    "policy": {"name": "vllm", "max_num_seqs": 1},
+    "policy": {"name": "vllm", "max_num_seqs": 1, "async_scheduling": False},
     "engine": {"max_model_len": 4096},
     "workload": {
         "num_requests": 1000,
         "arrivals": {"name": "poisson", "rate_per_s": 3},
         "prompt_tokens": 100,
         "output_tokens": 10,
+        "ignore_eos": True,
     },
     "cost": {"name": "linear", "base_s": 0.0434783, "per_token_s": 0.0, "per_context_token_s": 0.0},
     "seed": 1,

@@ -166,9 +166,9 @@
       frame(on, x, y, d.axis, "share of " + d.whose, function (v) { return Math.round(100 * v) + " %"; });
       slo(on, d.slo, true, x);
       mine.forEach(function (s) {
-        var points = [[x.at(s.x[0]), y.at(0)]];
+        var points = [[x.at(s.x[0]), y.at(0)]], steps = s.x.length < 100;
         s.x.forEach(function (v, i) {
-          points.push([x.at(v), points[points.length - 1][1]]);
+          if (steps) points.push([x.at(v), points[points.length - 1][1]]);
           points.push([x.at(v), y.at(s.y[i])]);
         });
         curve(on, points, s.policy);
