@@ -162,7 +162,7 @@ def text_of_half(value: float | None, half: float | None, factor: float = 1.0) -
 
 def text_in(metric: Metric, value: float | None, factor: float) -> str:
     """As the tables show it."""
-    return text_of(None if value is None else value * factor, whole=metric.unit == "times")
+    return text_of(None if value is None else value * factor, whole=metric.unit in ("times", ""))
 
 
 def best_of(metric: Metric, values: Sequence[float | None], factor: float = 1.0) -> set[int]:

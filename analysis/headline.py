@@ -25,9 +25,9 @@ def headline(found: Sequence[Variant]) -> str:
         return _alone(served, with_slo)
     if len({variant.label for variant in served}) == 1:
         return f"Only {served[0].label} finishes any request. {_alone(served, with_slo)}"
-    if with_slo and (told := _by_goodput(served)):
-        return told
-    return _at_one_rate(served, with_slo)
+    if with_slo:
+        return _by_goodput(served)
+    return _at_one_rate(served, rates_of(served)[-1], with_slo)
 
 
 def verdicts(found: Sequence[Variant]) -> list[str]:
@@ -47,14 +47,15 @@ def verdicts(found: Sequence[Variant]) -> list[str]:
             f"{kind[:1].upper()}{kind[1:]}{MEANING.get(kind, '')}: {', '.join(who)}." for kind, who in without.items()
         ]
     if kinds == {"stable"}:
-        told = ["Stable: " + ("every run" if len(found) > 1 else f"the run; {found[0].verdict[1]}") + "."]
-        if len(found) > 1:
-            told = ["Every run is stable: no queue grew to the end."]
+        told = [
+            f"Stable: {found[0].verdict[1]}." if len(found) == 1 else "Every run is stable: no queue grew to the end."
+        ]
     return told
 
 
-def _by_goodput(found: Sequence[Variant]) -> str | None:
-    """By the most requests within the SLO that a policy serves at any rate; None where the best two are alike."""
+def _by_goodput(found: Sequence[Variant]) -> str:
+    """By the most requests within the SLO that a policy serves at any rate; where the best are alike, by what else
+    differs at that rate."""
     best: dict[str, Variant] = {}
     for variant in found:
         if (variant.value("request_goodput") or 0.0) > (
@@ -64,7 +65,7 @@ def _by_goodput(found: Sequence[Variant]) -> str | None:
     first, second = sorted(best.values(), key=lambda v: v.value("request_goodput") or 0.0, reverse=True)[:2]
     most, next_most = first.value("request_goodput") or 0.0, second.value("request_goodput") or 0.0
     if not most or (most - next_most) / most < ALIKE:
-        return None
+        return _at_one_rate(found, first.rate_per_s, True)
     rates = rates_of(found)
     at = f" (at {rate_name(first.rate_per_s)})" if len(rates) > 1 else ""
     beaten = f"{second.label}, the next best" if len(best) > 2 else second.label
@@ -80,12 +81,11 @@ def _by_goodput(found: Sequence[Variant]) -> str | None:
     )
 
 
-def _at_one_rate(found: Sequence[Variant], with_slo: bool) -> str:
-    """By throughput where the policies differ in it, else by latency; at the highest rate. With an SLO, among those
-    whose goodput is as good as the best."""
-    rates = rates_of(found)
-    mine = [variant for variant in found if variant.rate_per_s == rates[-1]]
-    at = f" at {rate_name(rates[-1])}" if len(rates) > 1 else ""
+def _at_one_rate(found: Sequence[Variant], rate: float | None, with_slo: bool) -> str:
+    """By throughput where the policies differ in it, else by latency. With an SLO, among those whose goodput is as
+    good as the best."""
+    mine = [variant for variant in found if variant.rate_per_s == rate]
+    at = f" at {rate_name(rate)}" if len(rates_of(found)) > 1 else ""
     lead = f"No SLO is given{at}; by"
     if with_slo:
         all_keep = _keeps(mine)
@@ -94,8 +94,8 @@ def _at_one_rate(found: Sequence[Variant], with_slo: bool) -> str:
         lead = f"All keep the SLO of {_slo(mine[0])} alike{at}; by"
         if not all_keep and best:
             names = _and([variant.label for variant in mine])
-            lead = f"{names} are best and level in goodput{at}, {catalog.text_of(best)} requests/s within the SLO of"
-            lead += f" {_slo(mine[0])}; by"
+            lead = f"{names} are level in goodput, the best{at} with {catalog.text_of(best)} requests/s within the SLO"
+            lead += f" of {_slo(mine[0])}; by"
         elif not best:
             lead = f"None keeps the SLO of {_slo(mine[0])}{at} for any request; by"
     if len(mine) < 2:
@@ -145,8 +145,11 @@ def _keeps(found: Sequence[Variant]) -> bool:
 
 
 def _slo(variant: Variant) -> str:
-    said = facts.slo(variant.first.scenario.get("slo") or {}).replace(", ", " and ")
-    return said or "its class"
+    scenario = variant.first.scenario
+    classes = ((scenario.get("workload") or {}).get("classes") or {}).values()
+    if any((kind or {}).get("slo") for kind in classes):
+        return "its class"
+    return facts.slo(scenario.get("slo") or {}).replace(", ", " and ")
 
 
 def _amount(variant: Variant, metric: str, unit: str) -> str:

@@ -108,15 +108,17 @@ class Run:
         gap_s, weight = inter_token_gaps(requests, spans, steps, self.requests["measured"].to_numpy())
         return gap_s * 1000, weight
 
-    def distribution(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(values, weights) of one of `catalog.DISTRIBUTIONS`, latencies in ms; empty where the run has none."""
+    def distribution(self, name: str, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(values, weights) of one of `catalog.DISTRIBUTIONS`, latencies in ms; empty where the run has none. With a
+        class's label over its requests only, for what is measured of requests."""
         if name in ("tpot", "itl") and not self.summary.get("streamed", True):
             return np.empty(0), np.empty(0, np.int64)
         if name == "itl":
             return self.gaps
         if name == "output":
             return self._output_by_second()
-        requests = self.requests[self.requests["measured"]]
+        counted = self.requests["measured"]
+        requests = self.requests[counted if label is None else counted & (self.requests["class"] == label)]
         if name == "speed":
             values = (1000 * requests["output_tokens"] / requests["e2el_ms"].where(requests["e2el_ms"] > 0)).dropna()
         else:

@@ -28,6 +28,7 @@ SECTIONS = (
         "Over all measured requests, tokens or seconds; of replications together.",
         tuple(f"cdf_{name}" for name in catalog.DISTRIBUTIONS),
     ),
+    ("Classes", "The same for each class of requests by itself.", ("by_class",)),
     ("Load", "How each policy answers to more traffic.", ("against_rate", "against_throughput")),
     ("Time", "Where requests spend it, and what the engines do meanwhile.", ("where_time_went", "timelines")),
 )

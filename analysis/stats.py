@@ -1,6 +1,8 @@
-"""Small statistics that plots and tables need: distribution curves, binned time averages."""
+"""Small statistics that plots and tables need: distribution curves, binned time averages, intervals."""
 
 import numpy as np
+
+from sim import student_t
 
 MOST_POINTS = 2000
 """A curve of more points than a picture has pixels is thinned to this many."""
@@ -35,3 +37,9 @@ def binned_mean(start_s: np.ndarray, end_s: np.ndarray, values: np.ndarray, edge
     np.cumsum(values * (end_s - start_s), out=area[1::2])
     area[2::2] = area[1:-1:2]
     return np.diff(np.interp(edges_s, times, area)) / np.diff(edges_s)
+
+
+def half_width(samples: np.ndarray, level: float = 0.95) -> np.ndarray:
+    """Half the confidence interval of the mean of each column, by Student's t over the rows (two or more)."""
+    count = len(samples)
+    return student_t(level, count - 1) * samples.std(axis=0, ddof=1) / np.sqrt(count)

@@ -74,9 +74,9 @@ class Variant:
         means = {part: self.value(f"mean_{part}_ms") for part in PARTS}
         return {part: None if mean is None else mean / 1000 for part, mean in means.items()}
 
-    def distribution(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def distribution(self, name: str, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As `Run.distribution`, of all replications together."""
-        parts = [run.distribution(name) for run in self.runs]
+        parts = [run.distribution(name, label) for run in self.runs]
         return np.concatenate([values for values, _ in parts]), np.concatenate([weights for _, weights in parts])
 
 

@@ -8,8 +8,9 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from . import checklist, consistency, results, schema, summing_up
+from . import checklist, consistency, explain, results, schema, summing_up
 from .errors import ScenarioError
 from .parallel import run_all
 from .progressline import ProgressLine
@@ -33,8 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2, as for any other error."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sim", description="Simulates clusters that serve language models.")
+    parser = _Parser(prog="python -m sim", description="Simulates clusters that serve language models.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -44,10 +51,11 @@ def _parser() -> argparse.ArgumentParser:
 
     run = add("run", _run, "simulate a scenario and write its results")
     compare = add("compare", _compare, "simulate a scenario under several policies, and report")
+    why = add("explain", _explain, "explain the time of a prefill and of a decode step, operator by operator")
     check = add("check", _check, "check a scenario and print its KV cache sizes")
     add("schema", _schema, "the JSON Schema of a scenario, for editors")
     listing = add("list", _list, "everything that a scenario may name, with parameters and defaults")
-    for made in (run, compare, check):
+    for made in (run, compare, check, why):
         made.add_argument("scenario", type=Path, metavar="SCENARIO.yaml")
         made.add_argument(
             "--set", action="append", default=[], dest="overrides", metavar="KEY.PATH=VALUE",
@@ -59,11 +67,18 @@ def _parser() -> argparse.ArgumentParser:
             "--replications", metavar="N", help="simulations with seeds of their own; more than one gives intervals"
         )
         made.add_argument("--jobs", metavar="N", help="simulations at a time; default: as many as there are cores")
-    for made in (run, check):
+    for made in (run, check, why):
         made.add_argument("--policy", metavar="LABEL", help="a label of the scenario's policies, or a policy's name")
     compare.add_argument("--policies", metavar="A,B", help="labels or names; default: all labels of the scenario")
     compare.add_argument("--rates", metavar="R,R", help="mean arrival rates to run each policy at, requests/s")
-    for made in (check, listing):
+    for option, letter, what in (
+        ("--batch", "B", f"sequences of a step; default {explain.BATCH}"),
+        ("--context", "S", f"tokens that each reads in decode, the new one included; default {explain.CONTEXT}"),
+        ("--prompt", "T", f"tokens of each prompt in prefill; default {explain.PROMPT}"),
+    ):
+        why.add_argument(option, metavar=letter, help=what)
+    why.add_argument("--out", type=Path, metavar="DIR|PNG", help="where the chart goes; default: results/NAME-explain")
+    for made in (check, why, listing):
         made.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -72,11 +87,13 @@ def _run(given: argparse.Namespace) -> int:
     scenario = load(given.scenario, _overrides(given), given.policy)
     processes = _count(given.jobs, "--jobs")
     folder = given.out or Path("results") / scenario.name
-    _print_sizes(scenario)
     with results.replacing(folder) as place, ProgressLine() as line:
+        _print_sizes(scenario)
         jobs = results.jobs(scenario, place)
         made = run_all(jobs, processes, progress=line.progress, ended=line.counting(len(jobs)))
-    _warn(dict.fromkeys(text for outcome in made for text in outcome.warnings))
+    _warn(
+        dict.fromkeys(text for outcome in made for text in outcome.warnings) | dict.fromkeys(summing_up.like_ones(made))
+    )
     for outcome in made:
         print(summing_up.sentence(outcome))
     for text in summing_up.intervals([outcome.summary for outcome in made]):
@@ -119,10 +136,13 @@ def _compare(given: argparse.Namespace) -> int:
         compare.paired(places).to_csv(place / "paired.csv", index=False, lineterminator="\n")
         compare.write_report(places, place / "report.html")
         shown, told = compare.table(places), compare.told(places)
+    by_label: dict[str, list[results.Outcome]] = {}
+    for (label, _), outcome in zip(labelled, made, strict=True):
+        by_label.setdefault(label, []).append(outcome)
     _warn(
-        dict.fromkeys(
-            f"{label}: {text}" for (label, _), outcome in zip(labelled, made, strict=True) for text in outcome.warnings
-        )
+        f"{label}: {text}"
+        for label, mine in by_label.items()
+        for text in dict.fromkeys([text for one in mine for text in one.warnings] + summing_up.like_ones(mine))
     )
     from rich.console import Console
 
@@ -130,6 +150,30 @@ def _compare(given: argparse.Namespace) -> int:
     for text in told:
         print(text)
     print(f"results: {folder}\nreport:  {folder / 'report.html'}")
+    return 0
+
+
+def _explain(given: argparse.Namespace) -> int:
+    """The chart is drawn unless only JSON was asked for."""
+    scenario = load(given.scenario, given.overrides, given.policy)
+    sizes = ("batch", "context", "prompt")
+    found = explain.explain(
+        scenario, **{name: explain.size(getattr(given, name), name) for name in sizes if getattr(given, name)}
+    )
+    print(json.dumps(found, indent=2) if given.json else explain.text(found))
+    if given.json and given.out is None:
+        return 0
+    out = given.out or Path("results") / f"{scenario.name}-explain"
+    file = out if out.suffix.lower() == ".png" else out / "roofline.png"
+    from analysis.plots.roofline import roofline  # late: `sim` runs without it
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(roofline(found))
+    except OSError as error:
+        raise ScenarioError(f"{error.filename or file}: {error.strerror or error}") from None
+    if not given.json:
+        print(f"\nroofline: {file}")
     return 0
 
 

@@ -50,9 +50,6 @@ def check_pool(pool: "Pool", *path: str) -> Checked:
         raise Complaint(refused, *path, "engine", "tensor_parallel_size")
     if tp > 1 and gpu.link_gb_per_s is None:
         raise Complaint(f"missing; {tp} GPUs of {gpu.name} need a link", *path, "gpu", "link_gb_per_s")
-    if engine.weight_dtype == "fp8" and gpu.fp8_tflops is None:
-        what = f"fp8 weights, but {gpu.name} has no fp8 arithmetic; accepted: bf16, or a GPU mapping with fp8_tflops"
-        raise Complaint(what, *path, "engine", "weight_dtype")
     policy = registry.build("policy", pool.policy)
     try:
         sizes = memory.kv_cache(pool, policy)
@@ -100,9 +97,7 @@ def _check_workload(scenario: "Scenario") -> None:
         raise Complaint("missing; a workload has num_requests or duration_s, or both", "workload", "num_requests")
     warmup_s = 0.0 if scenario.warmup_s == "auto" else scenario.warmup_s
     if workload.duration_s is not None and warmup_s >= workload.duration_s:
-        raise Complaint(
-            f"must be less than workload.duration_s, {workload.duration_s:g}, got {warmup_s:g}", "warmup_s"
-        )
+        raise Complaint(f"must be less than workload.duration_s, {workload.duration_s:g}, got {warmup_s:g}", "warmup_s")
     if workload.arrivals.params.get("rescale") and workload.num_requests is None:
         raise Complaint("missing; rescaled arrivals need their number", "workload", "num_requests")
     for label, kind in workload.classes.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import deque
 from heapq import heappush
 from typing import TYPE_CHECKING, Any
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from .environment import STEP_END, Call, Environment
 from .lane import Lane
 from .request import DECODING, FAILED, FINISHED, Sequence
+from .stretch import Stretch, horizon
 from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .batch import Plan
     from .cost import StepCost
     from .kv import BlockPool
     from .policies.base import Policy
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 
 LIVELOCK = "livelock: sequences preempt each other for ever and no token comes; the KV cache is too small"
-
-
-class Stretch:
-    """Steps first ... stop - 1, decided at once, the first at `decided_s`: all that decode, and nobody else.
-
-    One a lane, used again and again; it is empty where `stop` is 0. The first step's blocks are taken.
-    """
-
-    __slots__ = ("decided_s", "first", "stop")
-
-    def __init__(self) -> None:
-        self.first = self.stop = 0
-        self.decided_s = 0.0
 
 
 class Engine:
@@ -107,9 +94,9 @@ class Engine:
         if woke_s >= now_s:
             return before
         used, stretch, depth = kv.total - kv.free, self._stretch, self.depth
-        if stretch.stop:  # nothing is given back within it, see `_horizon`
-            due = bisect_left(self.lane.ends, now_s, max(stretch.first + 1 - depth, 0)) + depth
-            used += self.lane.decodes.blocks_within(1, max(min(due, stretch.stop) - stretch.first - 1, 0))
+        if stretch.stop:  # nothing is given back within it, see `horizon`
+            due = stretch.decided(self.lane.ends, now_s, depth)
+            used += self.lane.decodes.blocks_within(1, due - stretch.first - 1)
         return used
 
     def stop(self, end_s: float) -> None:
@@ -125,7 +112,7 @@ class Engine:
         self._wake_s = -1.0
         self.log.stop(within)
         for seq in self.unfinished():
-            self._truncate(seq, within)
+            self.lane.truncate(seq, within, self.log.ticks)
             if self.delivers_whole:
                 seq.delivered_step = -1  # its tokens are never delivered
             if seq.first_step is not None and seq.first_scheduled_s >= end_s:
@@ -215,7 +202,7 @@ class Engine:
         if not entries and not preempted:
             if not plan.all_decode:
                 return False
-            steps = self._horizon(plan)
+            steps = horizon(lane, plan, self.watched) if self.fast_forward else 1
             self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
                 self.log.note(lane, plan, step, start_s, now_s)
@@ -263,30 +250,12 @@ class Engine:
 
     # -- stretches
 
-    def _horizon(self, plan: Plan) -> int:
-        """Steps for which the decision to let all decode may stand.
-
-        That is until one ends, blocks run out, or a release may let in somebody who waits or changes what is watched.
-        """
-        lane = self.lane
-        if not self.fast_forward or ((lane.waiting or self.watched) and (lane.leaving or lane.late)):
-            return 1
-        most = min(lane.decodes.ticks_left(), plan.repeat)
-        if most <= 1:
-            return 1
-        return 1 + lane.decodes.ticks_within(1, int(most) - 1, lane.kv.free)
-
     def _cut(self, time_s: float) -> bool:
-        """Something comes at `time_s`: the steps decided before it stand, the rest is to be decided anew."""
-        stretch, ends, depth = self._stretch, self.lane.ends, self.depth
-        first, stop = stretch.first, stretch.stop
-        cut = bisect_left(ends, time_s, max(first + 1 - depth, 0), max(stop - depth, 0)) + depth
-        if cut >= stop:
-            return False
-        stretch.stop = cut = max(cut, first + 1)
-        self.cost.give_back(stop - cut)
-        del ends[cut:]
-        return True
+        """Something comes at `time_s`: what is decided later is to be decided anew. Whether that is anything."""
+        dropped = self._stretch.cut(self.lane.ends, time_s, self.depth)
+        if dropped:
+            self.cost.give_back(dropped)
+        return dropped > 0
 
     def _settle(self) -> None:
         """The stretch has been decided to its end: its steps are applied and recorded."""
@@ -341,20 +310,7 @@ class Engine:
         self.stalled = True
         self.log.stop(self.lane.step)
         for seq in self.unfinished():
-            self._truncate(seq, self.lane.step)
+            self.lane.truncate(seq, self.lane.step, self.log.ticks)
             seq.status, seq.reason = FAILED, LIVELOCK
             self.on_done(seq)
         self._inbox.clear()
-
-    def _truncate(self, seq: Sequence, steps: int) -> None:
-        """The spans of one that has not ended hold what the first `steps` steps gave."""
-        spans = seq.spans
-        if seq.state == DECODING:
-            spans[-1] = self.lane.decodes.tick
-        for i in range(len(spans) - 3, -1, -3):
-            spans[i + 2] = min(spans[i + 2], self.log.ticks)
-            started = spans[i] is None or spans[i] < steps
-            if not started or (spans[i] is None and spans[i + 2] <= spans[i + 1]):
-                del spans[i : i + 3]
-            else:
-                spans[i + 1] = min(spans[i + 1], spans[i + 2])

@@ -123,6 +123,19 @@ class Lane(Batch):
         """All that is in the lane and has not ended, in order of admission, then of the queue."""
         return [*self.running, *self.waiting]
 
+    def truncate(self, seq: Sequence, steps: int, ticks: int) -> None:
+        """The spans of one that has not ended hold what the first `steps` steps gave, of which `ticks` were ticks."""
+        spans = seq.spans
+        if seq.state == DECODING:
+            spans[-1] = self.decodes.tick
+        for i in range(len(spans) - 3, -1, -3):
+            spans[i + 2] = min(spans[i + 2], ticks)
+            started = spans[i] is None or spans[i] < steps
+            if not started or (spans[i] is None and spans[i + 2] <= spans[i + 1]):
+                del spans[i : i + 3]
+            else:
+                spans[i + 1] = min(spans[i + 1], spans[i + 2])
+
     def _end(self, step: int) -> None:
         for seq in self.decodes.pop_ended():
             if seq.stops and self.lag:

@@ -1,9 +1,10 @@
 """Models by name, mapping or Hugging Face config.json, and the sizes that follow from their shapes.
 
-Dense decoder-only transformers with a gated (three-matrix) MLP. Counted are the matrices: norms, rotary tables and
-the small q, k, v biases of Qwen2.5 are left out (under 0.1 % of the parameters). Letters as in the usual accounting:
-V vocabulary, D hidden size, F MLP width, L layers, N heads, K key/value heads, H head size; 2VD + 3DFL + (2DNH +
-2DKH)L parameters, VD where the head is tied.
+Decoder-only transformers with a gated (three-matrix) MLP, or a plain one of two matrices where `hidden_act` is relu
+or gelu (OPT), or a mixture of experts, each a gated MLP, with a router in each layer. Counted are the matrices: norms,
+rotary or position tables and small biases are left out (about 0.1 % of the parameters). Letters as in the usual
+accounting: V vocabulary, D hidden size, F MLP width, L layers, N heads, K key/value heads, H head size, E experts;
+2VD + 3DFL + (2DNH + 2DKH)L parameters, VD where the head is tied; with experts 3DFE + DE a layer for the MLP.
 """
 
 import json
@@ -15,7 +16,11 @@ from pydantic import Field, ValidationError
 from .checking import Section, explain
 from .errors import Complaint, show, suggest
 
-BYTES = {"bf16": 2, "fp8": 1}
+BYTES = {"bf16": 2, "fp8": 1, "int8": 1}
+GROUP = 128  # weights of int4 that share a bf16 scale
+WEIGHT_BYTES: dict[str, float] = {**BYTES, "int4": 0.5 + 2 / GROUP}
+"""Bytes of a weight of the layers. Scales of int8 and fp8 (one a column) are left out, those of int4 counted."""
+PLAIN = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh")  # activations of two-matrix MLPs
 
 
 class Model(Section):
@@ -33,6 +38,32 @@ class Model(Section):
     max_position_embeddings: Annotated[
         int | None, Field(ge=1, le=1_000_000_000, description="longest context, tokens")
     ] = None
+    hidden_act: Annotated[
+        str, Field(min_length=1, max_length=50, description="relu or gelu: an MLP of two matrices; others are gated")
+    ] = "silu"
+    num_local_experts: Annotated[int, Field(ge=1, le=100_000, description="experts of a layer; 1: a dense model")] = 1
+    num_experts_per_tok: Annotated[int, Field(ge=1, le=100_000, description="experts that compute a token")] = 1
+    moe_intermediate_size: Annotated[
+        int | None, Field(ge=1, le=10_000_000, description="width of an expert; default: intermediate_size")
+    ] = None
+
+    @property
+    def is_moe(self) -> bool:
+        return self.num_local_experts > 1
+
+    @property
+    def mlp_matrices(self) -> int:
+        return 2 if self.hidden_act in PLAIN and not self.is_moe else 3
+
+    @property
+    def mlp_width(self) -> int:
+        """Of the MLP, or of one expert."""
+        return (self.is_moe and self.moe_intermediate_size) or self.intermediate_size
+
+    def experts_touched(self, tokens: int) -> float:
+        """Experts of a layer that a step of `tokens` tokens reads, in the mean over uniform, independent routing."""
+        share = self.num_experts_per_tok / self.num_local_experts
+        return self.num_local_experts * (1.0 - (1.0 - share) ** tokens)
 
     @property
     def num_parameters(self) -> int:
@@ -43,12 +74,17 @@ class Model(Section):
         """Matrix parameters of a layer on one of `tp` GPUs; key/value heads are replicated where they don't divide."""
         heads = self.num_attention_heads // tp
         attention = 2 * self.hidden_size * (heads + self.kv_heads(tp)) * self.head_dim
-        return attention + 3 * self.hidden_size * self.intermediate_size // tp
+        mlp = self.mlp_matrices * self.hidden_size * self.mlp_width // tp
+        if self.is_moe:
+            return attention + self.num_local_experts * (mlp + self.hidden_size)  # every GPU has the whole router
+        return attention + mlp
 
     def weight_bytes(self, dtype: str = "bf16", tp: int = 1) -> float:
-        """Bytes of weights per GPU. fp8 checkpoints keep the embeddings and the head in bf16."""
+        """Bytes of weights per GPU. Quantised checkpoints keep embeddings, head and routers in bf16."""
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
-        return self.num_hidden_layers * self.layer_parameters(tp) * BYTES[dtype] + tables * BYTES["bf16"] / tp
+        routers = self.hidden_size * self.num_local_experts if self.is_moe else 0
+        layer = (self.layer_parameters(tp) - routers) * WEIGHT_BYTES[dtype] + routers * BYTES["bf16"]
+        return self.num_hidden_layers * layer + tables * BYTES["bf16"] / tp
 
     def kv_heads(self, tp: int = 1) -> int:
         """Key/value heads per GPU: never fewer than one, each GPU needs its own copy."""
@@ -60,7 +96,7 @@ class Model(Section):
 
     def check_sharding(self, tp: int) -> str | None:
         """Why tensor parallelism over `tp` GPUs is impossible; None if it is possible."""
-        heads, kv_heads, width = self.num_attention_heads, self.num_key_value_heads, self.intermediate_size
+        heads, kv_heads, width = self.num_attention_heads, self.num_key_value_heads, self.mlp_width
         for count, what in ((heads, "attention heads"), (width, "columns of the MLP (intermediate_size)")):
             if count % tp:
                 return f"{tp} GPUs do not divide the {count} {what} of {self.name}"
@@ -94,9 +130,28 @@ _KNOWN: dict[str, tuple[int, int, int, int, int, int, int, bool, int]] = {
     "qwen3-14b": (40, 5120, 40, 8, 128, 17408, 151936, False, 40960),
     "qwen3-32b": (64, 5120, 64, 8, 128, 25600, 151936, False, 40960),
     "yi-34b": (60, 7168, 56, 8, 128, 20480, 64000, False, 4096),
+    "mixtral-8x7b": (32, 4096, 32, 8, 128, 14336, 32000, False, 32768),
+    "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 6144, 151936, False, 40960),
+    "opt-13b": (40, 5120, 40, 40, 128, 20480, 50272, True, 2048),
 }
 _KEYS = tuple(Model.model_fields)[1:]
-_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+_MORE: dict[str, dict[str, Any]] = {
+    "mixtral-8x7b": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "qwen3-30b-a3b": {"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    "opt-13b": {"hidden_act": "relu"},
+}
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # the families' names for one thing
+_UNSUPPORTED = {  # what a config.json may say that the sizes here would be wrong for
+    "kv_lora_rank": "latent attention (MLA)",
+    "n_shared_experts": "shared experts",
+    "shared_expert_intermediate_size": "shared experts",
+    "first_k_dense_replace": "dense layers among those with experts",
+    "mlp_only_layers": "dense layers among those with experts",
+    "attention_chunk_size": "chunked attention",
+    "layer_types": "windowed or linear attention in some layers",
+    "linear_num_key_heads": "linear attention",
+    "ssm_cfg": "state-space layers",
+}
 
 
 def names() -> list[str]:
@@ -106,7 +161,11 @@ def names() -> list[str]:
 def facts(name: str) -> dict[str, Any] | None:
     """The values of a known model; capitals are allowed."""
     plain = name.lower()
-    return {"name": plain, **dict(zip(_KEYS, _KNOWN[plain], strict=True))} if plain in _KNOWN else None
+    return (
+        {"name": plain, **dict(zip(_KEYS, _KNOWN[plain], strict=False)), **_MORE.get(plain, {})}
+        if plain in _KNOWN
+        else None
+    )
 
 
 def parse(value: Any, folder: FilePath | None = None) -> Model:
@@ -124,10 +183,12 @@ def parse(value: Any, folder: FilePath | None = None) -> Model:
 
 
 def _checked(data: dict[str, Any]) -> Model:
-    experts = {key: data.pop(key) for key in (*_EXPERTS, "num_experts_per_tok") if key in data}
-    for key, count in experts.items():  # the names are right, and one expert is a dense model
-        if count is not None and count != 1:
-            raise Complaint(f"mixture-of-experts models are not supported yet, got {show(count)}; accepted: 1", key)
+    given = [(key, data.pop(key)) for key in _EXPERTS if key in data]
+    if counts := [(key, count) for key, count in given if count is not None]:
+        data["num_local_experts"] = counts[0][1]
+    for key in ("num_experts_per_tok", "hidden_act", "num_local_experts", "moe_intermediate_size"):
+        if key in data and data[key] is None:
+            del data[key]
     heads, hidden = data.get("num_attention_heads"), data.get("hidden_size")
     if data.get("num_key_value_heads") is None and heads is not None:
         data["num_key_value_heads"] = heads
@@ -144,6 +205,13 @@ def _checked(data: dict[str, Any]) -> Model:
     if model.num_attention_heads % model.num_key_value_heads:
         what = f"must divide the {model.num_attention_heads} attention heads, got {model.num_key_value_heads}"
         raise Complaint(what, "num_key_value_heads")
+    if model.num_experts_per_tok > model.num_local_experts:
+        what = f"must be at most the {model.num_local_experts} experts, got {model.num_experts_per_tok}"
+        raise Complaint(what, "num_experts_per_tok")
+    if model.is_moe and "num_experts_per_tok" not in data:
+        raise Complaint(
+            f"missing; how many of the {model.num_local_experts} experts compute a token", "num_experts_per_tok"
+        )
     return model
 
 
@@ -167,8 +235,16 @@ def _from_file(path: str, folder: FilePath | None) -> Model:
         raise Complaint(
             f"{show(path, 200)}: sliding_window is {show(window)}, and windowed attention is not supported yet"
         )
-    if config.get("kv_lora_rank"):
-        raise Complaint(f"{show(path, 200)}: kv_lora_rank is set, and latent attention (MLA) is not supported yet")
+    for key, what in _UNSUPPORTED.items():
+        if config.get(key) and (key != "layer_types" or set(config[key]) != {"full_attention"}):
+            raise Complaint(f"{show(path, 200)}: {key} is set, and {what} is not supported yet")
+    if "ffn_dim" in config:  # OPT
+        if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
+            raise Complaint(f"{show(path, 200)}: word_embed_proj_dim: projected embeddings are not supported yet")
+        config = {
+            "tie_word_embeddings": True, "hidden_act": "relu", "intermediate_size": config["ffn_dim"],
+            **({"hidden_act": config["activation_function"]} if config.get("activation_function") else {}), **config,
+        }  # fmt: skip
     label = file.parent.name if file.name == "config.json" and file.parent.name else file.stem
     try:
         return _checked({"name": label, **{k: config[k] for k in (*_KEYS, *_EXPERTS) if k in config}})

@@ -12,6 +12,7 @@ a line of help that gives the unit). Registering it is all it takes to be accept
 What a class may define besides its own kind's methods (all optional):
     defaults_for(gpu) -> dict            static; values for parameters left at None, which depend on the GPU
     verify(resolve) -> None              complains about files it names; `resolve` makes a written path a real one
+    scale_to(rate, workload, resolve)    arrivals without rate_per_s; the rate_scale that gives this mean rate
     check(engine, max_model_len) -> str  policies; what the engine would refuse, or None
 """
 

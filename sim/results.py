@@ -92,6 +92,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except FileExistsError as error:
+        raise ScenarioError(f"{folder}: cannot be written: {error.filename} is a file") from None
     except OSError as error:
         raise ScenarioError(f"{folder}: cannot be written: {error.strerror}") from None
     try:

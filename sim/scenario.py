@@ -127,10 +127,13 @@ class Engine(Section):
     num_gpu_blocks_override: Annotated[
         int | None, Field(ge=2, le=10**9, description="KV blocks, null block included")
     ] = None
-    weight_dtype: Annotated[Literal["bf16", "fp8"], Field(description="of the weights")] = "bf16"
-    kv_cache_dtype: Annotated[Literal["auto", "bf16", "fp8"], Field(description="of keys and values; auto: bf16")] = (
-        "auto"
-    )
+    weight_dtype: Annotated[
+        Literal["bf16", "fp8", "int8", "int4"],
+        Field(description="of the layers' weights; int8, int4, and fp8 where the GPU has none, compute in bf16"),
+    ] = "bf16"
+    kv_cache_dtype: Annotated[
+        Literal["auto", "bf16", "fp8", "int8"], Field(description="of keys and values; auto: bf16")
+    ] = "auto"
     kv_cache_memory_bytes: Annotated[
         int | None, Field(ge=1, le=10**15, description="KV memory per GPU, instead of the estimate")
     ] = None

@@ -56,6 +56,14 @@ def intervals(summaries: Sequence[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def like_ones(outcomes: Sequence[Outcome]) -> list[str]:
+    """A warning where replications came out all alike, since an interval over them says nothing."""
+    told = [{**outcome.summary, "replication": 0} for outcome in outcomes]
+    if len(told) < 2 or any(each != told[0] for each in told):
+        return []
+    return [f"all {len(told)} replications are equal: nothing in the scenario is drawn at random"]
+
+
 def verdict(summary: dict[str, Any]) -> str:
     """Whether there was a steady state, and what to keep in mind of the p99."""
     text = f"{summary['verdict']}: {summary['verdict_evidence']}"

@@ -40,7 +40,11 @@ TOP: dict[str, tuple[str | None, str | None, str | None]] = {
     "slo": ("a mapping", "none", "limits that a good request keeps, see [SLOs](#slos)"),
     "seed": (None, None, "of all random draws"),
     "replications": (None, None, "runs with other draws, from one seed"),
-    "warmup_s": ("number from 0 to 1,000,000,000, or `auto`", None, "requests that arrive earlier do not count in latencies, s; `auto`: cut where MSER-5 says"),
+    "warmup_s": (
+        "number from 0 to 1,000,000,000, or `auto`",
+        None,
+        "requests that arrive earlier do not count in latencies, s; `auto`: cut where MSER-5 says",
+    ),
     "fast_forward": (None, None, "like steps are simulated as one event; the records are the same without, only later"),
 }
 WORKLOAD: dict[str, tuple[str | None, str | None, str | None]] = {
@@ -97,7 +101,7 @@ CALIBRATION: dict[str, tuple[str | None, str | None, str | None]] = {
     "licence": (None, None, "of the measurements"),
     "date": (None, None, "of the fit"),
     "operators": ("kind: what it reaches", None, "what is left out is at its ideal"),
-    "noise": ("a mapping with `sigma`", "0", "spread of step times about the price, see [Noise](#noise)"),
+    "noise": ("a mapping with `sigma`", "0", "spread of step times about the price, see [Noise](scenario.md#noise)"),
     "errors": (None, "none", "of the fit, in a form of your own"),
 }
 
@@ -232,7 +236,7 @@ REQUEST_COLUMNS = {
     "queue_s": "from arrival to its first step, front end included",
     "prefill_s": "to its first token",
     "decode_s": "the rest, response overhead included",
-    "preempted_s": "from a preemption until it stood again where it had been",
+    "preempted_s": "from each preemption until it was computed again",
     "transfer_s": "0 until KV caches are transferred",
     "retry_s": "0 until requests are retried",
 }

@@ -149,6 +149,38 @@ def test_curves_are_the_data(folders: Path) -> None:
     assert list(vllm.get_xdata()) == [2.0, 4.0, 8.0, 16.0] and list(vllm.get_ydata()) == wanted
 
 
+def test_replications_give_bands_and_bars(tmp_path: Path) -> None:
+    for rate in (4.0, 8.0):
+        for seed in range(3):
+            write(
+                tmp_path / f"{rate:g}" / f"rep-{seed}", serve(requests=60, seed=seed, rate_per_s=rate), rate_per_s=rate
+            )
+    both = variants(find([tmp_path]))
+    (panel,) = shown(cdf(both, ""))
+    (band, _) = panel.collections
+    for values, share in band.get_paths()[0].vertices:
+        assert values > 0 and 0.0 <= share <= 1.0
+    _, low, high = distributions._band(both[0], "ttft", np.sort(both[0].distribution("ttft")[0]))  # type: ignore[misc]
+    assert (low <= high).all() and (high - low).max() > 0.01 and high[-1] == low[-1] == 1.0
+    assert len(shown(rates._draw(both, "t"))[0].collections) == 2  # median and p99
+    assert shown(rates._draw_throughput(both, "t"))[0].containers
+    assert any("±" in text for text in texts(parts._draw(both, "t")))
+    assert not shown(cdf(both[:1], ""))[0].collections or len(both[0].runs) > 1
+
+
+def test_rates_of_output_are_over_seconds(tmp_path: Path) -> None:
+    (variant,) = variants(find([write(tmp_path / "r", serve(requests=60, rate_per_s=1.0))]))
+    values, seconds = variant.distribution("output")
+    whole = int(variant.first.summary["duration"])
+    assert seconds.sum() == whole and values[0] == 0.0  # some seconds are idle at this rate
+    steps = variant.first.steps
+    assert (values * seconds).sum() == steps.loc[steps["end_s"] < whole, "emitted"].sum()
+    assert values.max() <= variant.first.summary["max_output_tokens_per_s"]
+    speed, _ = variant.distribution("speed")
+    requests = variant.first.requests
+    assert np.sort(speed) == pytest.approx(np.sort(1000 * requests["output_tokens"] / requests["e2el_ms"]))
+
+
 def test_timelines_are_averages_over_time(folders: Path) -> None:
     (variant,) = of(folders, "one")
     summary = variant.first.summary

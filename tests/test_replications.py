@@ -80,6 +80,21 @@ def test_a_run_prints_intervals_and_its_verdict(
     assert "p99 of only 60 requests" in text
 
 
+def test_replications_that_draw_nothing_are_said_to_be_equal(
+    scenario: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SCENARIO.replace("{name: poisson, rate_per_s: 8}", "{name: constant, rate_per_s: 8}")
+    text = text.replace("{name: lognormal, mean: 200, cv: 1, max: 1000}", "200").replace(", noise: {sigma: 0.1}", "")
+    (tmp_path / "same.yaml").write_text(text.replace("{name: uniform, min: 10, max: 60}", "20"))
+    command = ["--replications", "2", "--jobs", "1", "--out", str(tmp_path / "r")]
+    assert main(["run", str(tmp_path / "same.yaml"), *command]) == 0
+    assert capsys.readouterr().err == (
+        "warning: all 2 replications are equal: nothing in the scenario is drawn at random\n"
+    )
+    assert main(["run", str(scenario), *command]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_run_starts_without_pandas_matplotlib_and_joblib(scenario: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from sim.cli import main; "
@@ -204,6 +219,17 @@ def test_where_all_keep_the_slo_latency_decides() -> None:
     found = of(("a", 4.0, alike | {"p99_ttft_ms": 120.0}), ("b", 4.0, alike | {"p99_ttft_ms": 1400.0}))
     assert headline(found) == (
         "All keep the SLO of TTFT ≤ 500 ms alike; by p99 TTFT a wins: 120 ms against b's 1.40 s."
+    )
+
+
+def test_a_tie_at_the_best_rate_is_broken_there() -> None:
+    found = [("a", 4.0, {"request_goodput": 4.0, "p99_ttft_ms": 9.0}), ("b", 4.0, {"request_goodput": 4.0})]
+    found += [("a", 8.0, {"request_goodput": 7.6, "p99_ttft_ms": 30.0})]
+    found += [("b", 8.0, {"request_goodput": 7.7, "p99_ttft_ms": 40.0}), ("c", 8.0, {"request_goodput": 1.0})]
+    found += [("a", 16.0, {"request_goodput": 2.0}), ("b", 16.0, {"request_goodput": 0.1})]
+    assert headline(of(*found)) == (
+        "a and b are level in goodput, the best at 8 requests/s with 7.70 requests/s within the SLO of TTFT ≤ 500 ms; "
+        "by p99 TTFT a wins: 30.0 ms against b's 40.0 ms."
     )
 
 

@@ -15,7 +15,8 @@ from analysis import report
 from analysis.__main__ import main
 from analysis.catalog import KEY
 from analysis.compare import COLUMNS, comparison, table, write_report
-from analysis.load import ResultError, read
+from analysis.load import ResultError, find, read
+from analysis.variants import variants
 from sim.cli import main as sim_main
 from tests.fakeresults import serve, write
 
@@ -192,6 +193,32 @@ def test_a_real_comparison(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert (tmp_path / "out" / "again.html").read_text() == html  # in whatever order the folders are found
     numbers = pd.read_csv(tmp_path / "out" / "comparison.csv")
     assert (numbers.loc[numbers["metric"] == "finished", "value"] == 50).sum() == 4
+
+
+def test_classes_have_a_table_and_a_picture_of_their_own(tmp_path: Path) -> None:
+    text = REAL.replace("  prompt_tokens: 200\n  output_tokens: 50\n", "")
+    text = text.replace(
+        "cost:",
+        """  classes:
+    chat: {weight: 3, prompt_tokens: 100, output_tokens: 20, slo: {ttft_ms: 300}}
+    essay: {prompt_tokens: 800, output_tokens: 200, slo: {e2e_ms: 9000}}
+cost:""",
+    )
+    (tmp_path / "two.yaml").write_text(text)
+    assert sim_main(["compare", str(tmp_path / "two.yaml"), "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "report-by_class.png").stat().st_size > 20_000
+    assert "<h2>Request classes</h2>" in html and "within the SLO of its class" in html
+    assert "<dd>chat: TTFT ≤ 300 ms; essay: E2E ≤ 9,000 ms</dd>" in html
+    rows = re.findall(r'<tr><th class="name" scope="row">(chat|essay)</th><td>(\d+)</td>', html)
+    assert [name for name, _ in rows] == ["chat", "essay"] * 2
+    assert sum(int(count) for _, count in rows) == 2 * 50
+    variant = variants(find([tmp_path / "out"]))[1]
+    summary = variant.first.summary["classes"]
+    for label in ("chat", "essay"):
+        values, _ = variant.distribution("ttft", label)
+        assert values.mean() == pytest.approx(summary[label]["mean_ttft_ms"])
+    assert not any("class" in name for name in comparison([tmp_path / "out"])["metric"])
 
 
 # --- the same numbers as a table ----------------------------------------------------------------------------------

@@ -78,3 +78,38 @@ def test_rl_rollouts() -> None:
     assert vllm["prefix_cache_hit_rate"] == pytest.approx(0.75, abs=0.02)
     assert [without["mean_ttft_ms"], vllm["mean_ttft_ms"]] == pytest.approx([3_100, 900], rel=0.1)
     assert without["duration"] - vllm["duration"] == pytest.approx(4, abs=1)
+
+
+def test_chat_azure_2023() -> None:
+    static, vllm = summary("chat_azure_2023", "static"), summary("chat_azure_2023", "vllm")
+    assert static["median_ttft_ms"] > 1000 and vllm["p99_ttft_ms"] < 100
+    assert static["median_tpot_ms"] == pytest.approx(vllm["median_tpot_ms"], rel=0.05)
+
+
+def test_tight_kv() -> None:
+    defaults, cap, watermark = (summary("tight_kv", policy) for policy in ("defaults", "cap-96", "watermark"))
+    assert defaults["preemptions"] / defaults["requests"] == pytest.approx(1, abs=0.1)
+    assert cap["preemptions"] == watermark["preemptions"] == 0
+    assert cap["mean_queue_ms"] > 2 * max(defaults["mean_queue_ms"], watermark["mean_queue_ms"])
+    assert watermark["output_throughput"] > 1.01 * defaults["output_throughput"]
+    assert defaults["verdict"] == "above capacity" and defaults["max_batch_size"] == pytest.approx(150, abs=20)
+
+
+def test_closed_loop() -> None:
+    vllm, static = summary("closed_loop", "vllm"), summary("closed_loop", "static")
+    assert vllm["request_throughput"] == pytest.approx(22, abs=0.5) and vllm["mean_queue_ms"] < 50
+    assert vllm["mean_e2el_ms"] == pytest.approx(2_900, rel=0.05)
+    assert static["request_throughput"] == pytest.approx(14, abs=0.5)
+
+
+def test_replicas() -> None:
+    half = "workload.num_requests=10000"
+    least, turns = summary("replicas", None, half), summary("replicas", None, half, "router=round_robin")
+    assert least["slo_attainment"] > 0.999 and least["p99_ttft_ms"] < 200
+    assert turns["slo_attainment"] == pytest.approx(0.9, abs=0.03) and turns["p99_ttft_ms"] > 2000
+
+
+def test_standard_work() -> None:
+    found = summary("standard_work")
+    assert found["mean_ttft_ms"] == pytest.approx(17, abs=1) and found["mean_tpot_ms"] == pytest.approx(5, abs=0.3)
+    assert found["max_waiting"] <= 1

@@ -19,7 +19,8 @@ from sim.cli import main  # noqa: E402
 
 SCENARIOS = sorted((ROOT / "scenarios").glob("*.yaml"))
 GOLDEN = Path(__file__).parent / "golden"
-SHORT = ["--set", "workload.num_requests=200"]
+REQUESTS = {"replicas": 4000, "tight_kv": 600}  # beyond the warm-up; until the KV cache is full
+USUALLY = 200
 COUNTS = ("requests", "finished", "rejected", "failed", "unfinished", "preemptions", "steps", "total_output_tokens")
 NUMBERS = (
     "duration", "mean_ttft_ms", "p99_ttft_ms", "mean_tpot_ms", "mean_itl_ms", "p99_itl_ms", "mean_e2el_ms",
@@ -29,7 +30,8 @@ NUMBERS = (
 
 def summary_of(scenario: Path, folder: Path) -> dict[str, float | int | None]:
     """Some numbers of its first policy's run."""
-    assert main(["run", str(scenario), *SHORT, "--out", str(folder)]) == 0
+    requests = REQUESTS.get(scenario.stem, USUALLY)
+    assert main(["run", str(scenario), "--set", f"workload.num_requests={requests}", "--out", str(folder)]) == 0
     place = folder if (folder / "summary.json").exists() else folder / "rep-0"
     summary = json.loads((place / "summary.json").read_text())
     return {name: summary[name] for name in (*COUNTS, *NUMBERS)}

@@ -8,11 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..catalog import DISTRIBUTIONS, SLO_OF, shown_in
-from ..stats import ecdf
+from ..stats import ecdf, half_width
 from ..variants import Variant
 from . import style
 from .style import Look, Plot
 
+MOST_IN_BAND = 300
+"""Values at which a band is drawn."""
 LOG_FROM = 5.0
 """A logarithmic axis where the largest value is this many times the smallest that matters (the first percentile)."""
 
@@ -25,6 +27,8 @@ def cdf(variants: Sequence[Variant], name: str) -> Plot:
     if what.unit != "ms":
         reading = f"A point says which share of {what.whose} had at most that many; further right is better."
     caption = f"{what.read} {reading}"
+    if any(len(variant.runs) > 1 for variant in variants):
+        caption += " Bands are 95 % intervals over replications."
     if len(_lines(variants)) > style.MOST_LINES and several:
         caption += " Each panel picks out one policy; the others are grey."
     png = style.rendered(_draw, variants, name, what.title)
@@ -73,12 +77,15 @@ def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
     )
     for axes, (heading, mine) in zip(every, panels, strict=True):
         for variant, (values, share) in curves.items():
+            if variant in mine and (band := _band(variant, name, values)) is not None:
+                color = shade[variant] if by_rate else look[variant.label].color
+                axes.fill_between(band[0] * factor, band[1], band[2], color=color, alpha=0.18, linewidth=0, zorder=2)
             if variant in mine:
                 color = shade[variant] if by_rate else look[variant.label].color
                 dash = "-" if picked_out or by_rate else look[variant.label].dash
-                _curve(axes, values * factor, share, color=color, linestyle=dash, zorder=3)
+                curve(axes, values * factor, share, color=color, linestyle=dash, zorder=3)
             elif picked_out:
-                _curve(axes, values * factor, share, color="#c3cad3", linewidth=0.9, zorder=2)
+                curve(axes, values * factor, share, color="#c3cad3", linewidth=0.9, zorder=2)
         if heading:
             style.panel_title(axes, heading, look[heading].color if picked_out else style.INK)
         if not any(len(curves[variant][0]) for variant in mine):
@@ -94,7 +101,25 @@ def _draw(variants: Sequence[Variant], name: str, title: str) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, values: np.ndarray, share: np.ndarray, **options: Any) -> None:
+def _band(variant: Variant, name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """(values, low, high): the 95 % interval of the share at each value over replications; None with one."""
+    if len(variant.runs) < 2 or not len(values):
+        return None
+    at = values[np.unique(np.linspace(0, len(values) - 1, MOST_IN_BAND).astype(int))]
+    shares = []
+    for run in variant.runs:
+        its, weights = run.distribution(name)
+        order = np.argsort(its)
+        upto = np.append(0, np.cumsum(weights[order]))
+        if not upto[-1]:
+            return None
+        shares.append(upto[np.searchsorted(its[order], at, side="right")] / upto[-1])
+    half = half_width(np.array(shares))
+    mean = np.mean(shares, axis=0)
+    return at, np.maximum(mean - half, 0.0), np.minimum(mean + half, 1.0)
+
+
+def curve(axes: Axes, values: np.ndarray, share: np.ndarray, **options: Any) -> None:
     if len(values):
         axes.step(np.append(values[0], values), np.append(0.0, share), where="post", **options)
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..catalog import PARTS, text_of
+from ..catalog import PARTS, text_of, text_of_half
 from ..variants import Variant
 from . import style
 from .style import Plot
@@ -45,13 +45,18 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
     )
     for i, (axes, rate) in enumerate(zip(every, rates, strict=True)):
         mine = [variant for variant in variants if variant.rate_per_s == rate]
-        _bars(axes, mine, spent, shown, 1.08 if columns == 1 else 1.22)
+        _bars(axes, mine, spent, shown, 1.1 if columns == 1 else 1.3 if any(len(v.runs) > 1 for v in mine) else 1.22)
         style.name_policies(axes, mine, look)
         if len(rates) > 1:
             style.panel_title(axes, style.rate_name(rate))
         if i + columns >= len(rates):
             axes.set_xlabel("mean time of a request (s)")
     return figure
+
+
+def _half(variant: Variant, total_s: float) -> str:
+    half_ms = variant.half_width("mean_e2el_ms")
+    return text_of_half(total_s, None if half_ms is None else half_ms / 1000)
 
 
 def _bars(
@@ -74,7 +79,9 @@ def _bars(
             width = spent[variant][part] or 0.0
             axes.barh(place, width, left=left, height=0.62, color=SHADES[part], linewidth=0)
             left += width
-        axes.annotate(f"{text_of(total)} s", (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
+        half = _half(variant, total)
+        said = f"{text_of(total)} ± {half} s" if half else f"{text_of(total)} s"
+        axes.annotate(said, (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
     if longest:
         axes.set_xlim(0, longest * room)
         style.scale(axes, "x", False)

@@ -6,7 +6,8 @@ memory; queries in and outputs out once; keys and values once, however many quer
 query heads: 4 H per head and pair (query, visible key), of which a causal prompt of S tokens has S(S+1)/2.
 
 Rows are the tokens of a step. Activations are bf16; where arithmetic is fp8, the operator before a product writes the
-product's input as fp8. Embedding table and head stay bf16 in fp8 checkpoints. Left out: norm weights, biases, rotary
+product's input as fp8. Embedding table, head and routers stay bf16. int8 and int4 shrink the
+weights alone, as fp8 does on GPUs without fp8 arithmetic: they are widened on the way to bf16 arithmetic. Left out: norm weights, biases, rotary
 tables, sampling, the all-reduce behind a sharded embedding and the gather of sharded logits.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from ..memory import kv_dtype_bytes
-from ..models import BYTES, Model
+from ..models import BYTES, WEIGHT_BYTES, Model
 
 if TYPE_CHECKING:
     from ..gpus import GPU
@@ -58,9 +59,9 @@ class BatchShape:
         return self.n + sum(new for new, _ in self.prompts)
 
 
-def gemm(m: int, k: int, n: int, weight: int = BF16, row_in: int = BF16, row_out: int = BF16) -> tuple[int, int]:
+def gemm(m: int, k: int, n: int, weight: float = BF16, row_in: int = BF16, row_out: int = BF16) -> tuple[int, int]:
     """FLOPs and bytes of (m x k) times (k x n); widths of weights and of the rows in and out, bytes per number."""
-    return 2 * m * k * n, k * n * weight + m * k * row_in + m * n * row_out
+    return 2 * m * k * n, int(k * n * weight) + m * k * row_in + m * n * row_out
 
 
 def causal_pairs(new: int, past: int) -> int:
@@ -79,10 +80,13 @@ class Shard:
     ffn: int
     vocab: int
     tp: int
-    weight: int
+    weight: float
     row_in: int  # the input of a matrix product
     cache: int  # keys and values
     dtype: Literal["bf16", "fp8"]  # of the arithmetic of weights
+    gated: bool = True
+    experts: int = 1
+    active: int = 1  # experts that compute a token
 
     @classmethod
     def of(cls, model: Model, gpu: "GPU", engine: "Engine") -> "Shard":
@@ -96,13 +100,16 @@ class Shard:
             hidden=model.hidden_size,
             queries=model.num_attention_heads // tp * model.head_dim,
             kv=model.kv_heads(tp) * model.head_dim,
-            ffn=model.intermediate_size // tp,
+            ffn=model.mlp_width // tp,
             vocab=-(-model.vocab_size // tp),  # the last GPU's columns are padding where it does not divide
             tp=tp,
-            weight=BYTES[engine.weight_dtype],
+            weight=WEIGHT_BYTES[engine.weight_dtype],
             row_in=BYTES["fp8"] if fp8 else BF16,
             cache=kv_dtype_bytes(engine),
             dtype="fp8" if fp8 else "bf16",
+            gated=model.mlp_matrices == 3,
+            experts=model.num_local_experts,
+            active=model.num_experts_per_tok,
         )
 
     def row_operators(self, m: int) -> list[Operator]:
@@ -123,9 +130,7 @@ class Shard:
                 count=self.layers,
             ),
             self._product("out_proj", m, self.queries, h),
-            self._product("gate_up", m, h, 2 * self.ffn),
-            Operator("activation", "elementwise", 0, m * self.ffn * (2 * BF16 + wide), count=self.layers),
-            self._product("down", m, self.ffn, h),
+            *self._mlp(m),
         ]
         if self.tp > 1:  # ring: behind out_proj and behind down, each GPU sends (and receives) this much
             sent = 2 * (self.tp - 1) * m * h * BF16 / self.tp
@@ -152,6 +157,35 @@ class Shard:
         pairs = sum(causal_pairs(new, past) for new, past in prompts)
         return self.attention("attention_prefill", queries, queries + sum(past for _, past in prompts), pairs)
 
+    def _mlp(self, m: int) -> list[Operator]:
+        """The MLP of m rows; of a mixture only what does not depend on which experts are touched.
+
+        Its products are `expert_operators`.
+        """
+        rows, parts = m * self.active, 2 if self.gated else 1
+        activation = rows * self.ffn * (parts * BF16 + self.row_in)
+        passes = Operator("activation", "elementwise", 0, activation, count=self.layers)
+        if self.experts == 1:
+            up = self._product("gate_up" if self.gated else "up", m, self.hidden, parts * self.ffn)
+            return [up, passes, self._product("down", m, self.ffn, self.hidden)]
+        router = Operator("router", "gemm", *gemm(m, self.hidden, self.experts), count=self.layers)
+        return [router, passes]
+
+    def expert_operators(self, m: int) -> list[Operator]:
+        """Products of a mixture's experts for m rows: FLOPs of the active ones, weights of all that some row touches.
+
+        E (1 - (1 - k/E)^m) experts, the mean over uniform routing. Each expert's rows are read and written once.
+        """
+        if self.experts == 1:
+            return []
+        touched = self.experts * (1.0 - (1.0 - self.active / self.experts) ** m)
+        rows, found = m * self.active, []
+        for name, k, n in (("experts_gate_up", self.hidden, 2 * self.ffn), ("experts_down", self.ffn, self.hidden)):
+            flops, moved = gemm(rows, k, n, 0, self.row_in)
+            moved += int(touched * k * n * self.weight)
+            found.append(Operator(name, "gemm", flops, moved, count=self.layers, dtype=self.dtype))
+        return found
+
     def _product(self, name: str, m: int, k: int, n: int) -> Operator:
         return Operator(name, "gemm", *gemm(m, k, n, self.weight, self.row_in), count=self.layers, dtype=self.dtype)
 
@@ -159,7 +193,7 @@ class Shard:
 def operators(model: Model, gpu: "GPU", engine: "Engine", batch: BatchShape) -> list[Operator]:
     """All operators that a step launches, per GPU: prefill, decode and logits only where they have work."""
     shard = Shard.of(model, gpu, engine)
-    found = shard.row_operators(batch.rows)
+    found = shard.row_operators(batch.rows) + shard.expert_operators(batch.rows)
     if batch.prompts:
         found.append(shard.prefill_attention(batch.prompts))
     if batch.n:

@@ -114,7 +114,7 @@ class RooflinePricer(Pricer):
         self.prices = prices = Prices(gpu, calibration)
         self.front_end_s, self.response_s = calibration.front_end_s, calibration.response_s
         self.label = _label(calibration, gpu.name)
-        shard = Shard.of(model, gpu, engine)
+        self._shard = shard = Shard.of(model, gpu, engine)
 
         # rows: one line for all that only moves bytes, and two lines a matrix product
         self._fixed, self._per_row = calibration.host_s, 0.0
@@ -172,6 +172,8 @@ class RooflinePricer(Pricer):
         seconds = self._fixed + self._per_row * m
         for compute, fixed, per_row in self._products:
             seconds += max(compute * m, fixed + per_row * m)
+        for operator in self._shard.expert_operators(m):  # not linear in m
+            seconds += self.prices.seconds(operator)
         return seconds
 
     def _logits(self, rows: int) -> float:

@@ -23,6 +23,8 @@ SPREADS = 2.0
 """A queue longer than this many times what chance explains at capacity."""
 SERVED = 0.25
 """Where less than this share of the requests has ended when the last arrives, there was no steady state to see."""
+SURE = 0.8
+"""Where less than this share has, the run is short for its latencies, and a queue may have had no time to grow."""
 
 
 def steady_state(
@@ -83,7 +85,10 @@ def steady_state(
         )
         return found | {"verdict": DRAINED, "verdict_evidence": f"{text} a steady state"}
     many = f"{waiting:,} of {count:,} requests waited" if waiting else f"none of {count:,} requests waited"
-    return found | {"verdict": STABLE, "verdict_evidence": f"{many} when the last arrived; {rates}"}
+    short = (
+        "" if finished >= SURE * count else "; so many were still under way that a longer run would tell more surely"
+    )
+    return found | {"verdict": STABLE, "verdict_evidence": f"{many} when the last arrived; {rates}{short}"}
 
 
 def warmup_by_mser5(times_s: np.ndarray, values: np.ndarray) -> float | None:
