@@ -56,6 +56,11 @@ class Model(Section):
         return 2 if self.hidden_act in PLAIN and not self.is_moe else 3
 
     @property
+    def position_parameters(self) -> int:
+        """A table of learned positions, as the plain models have."""
+        return (self.max_position_embeddings or 0) * self.hidden_size if self.mlp_matrices == 2 else 0
+
+    @property
     def mlp_width(self) -> int:
         """Of the MLP, or of one expert."""
         return (self.is_moe and self.moe_intermediate_size) or self.intermediate_size
@@ -68,7 +73,8 @@ class Model(Section):
     @property
     def num_parameters(self) -> int:
         tables = 1 if self.tie_word_embeddings else 2
-        return tables * self.vocab_size * self.hidden_size + self.num_hidden_layers * self.layer_parameters(1)
+        embeddings = tables * self.vocab_size * self.hidden_size + self.position_parameters
+        return embeddings + self.num_hidden_layers * self.layer_parameters(1)
 
     def layer_parameters(self, tp: int) -> int:
         """Matrix parameters of a layer on one of `tp` GPUs; key/value heads are replicated where they don't divide."""
@@ -84,7 +90,7 @@ class Model(Section):
         tables = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         routers = self.hidden_size * self.num_local_experts if self.is_moe else 0
         layer = (self.layer_parameters(tp) - routers) * WEIGHT_BYTES[dtype] + routers * BYTES["bf16"]
-        return self.num_hidden_layers * layer + tables * BYTES["bf16"] / tp
+        return self.num_hidden_layers * layer + (tables / tp + self.position_parameters) * BYTES["bf16"]
 
     def kv_heads(self, tp: int = 1) -> int:
         """Key/value heads per GPU: never fewer than one, each GPU needs its own copy."""
@@ -141,6 +147,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "opt-13b": {"hidden_act": "relu"},
 }
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # the families' names for one thing
+_FAMILIES = ("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "opt")
 _UNSUPPORTED = {  # what a config.json may say that the sizes here would be wrong for
     "kv_lora_rank": "latent attention (MLA)",
     "n_shared_experts": "shared experts",
@@ -238,6 +245,15 @@ def _from_file(path: str, folder: FilePath | None) -> Model:
     for key, what in _UNSUPPORTED.items():
         if config.get(key) and (key != "layer_types" or set(config[key]) != {"full_attention"}):
             raise Complaint(f"{show(path, 200)}: {key} is set, and {what} is not supported yet")
+    if config.get("decoder_sparse_step", 1) != 1:
+        what = "dense layers among those with experts are not supported yet"
+        raise Complaint(f"{show(path, 200)}: decoder_sparse_step is set, and {what}")
+    family = config.get("model_type")
+    if family is not None and family not in _FAMILIES:
+        raise Complaint(
+            f"{show(path, 200)}: model_type {show(family)} is not supported; accepted: {', '.join(_FAMILIES)}"
+        )
+    config.pop("hidden_act", None)  # all these families have gated MLPs, whatever the function, but for OPT
     if "ffn_dim" in config:  # OPT
         if config.get("word_embed_proj_dim", config.get("hidden_size")) != config.get("hidden_size"):
             raise Complaint(f"{show(path, 200)}: word_embed_proj_dim: projected embeddings are not supported yet")

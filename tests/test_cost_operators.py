@@ -40,7 +40,9 @@ def weights_read(model: Model, **engine: object) -> int:
     return sum(op.count * op.bytes for op in part.row_operators(0)) + part.logits(0).bytes
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize(
+    "name", [n for n in models.names() if not (m := models.parse(n)).is_moe and m.mlp_matrices == 3]
+)
 def test_weights_read_are_the_parameters_less_the_input_table(name: str) -> None:
     model = models.parse(name)
     v, d, f, layers = model.vocab_size, model.hidden_size, model.intermediate_size, model.num_hidden_layers
@@ -59,6 +61,40 @@ def test_tensor_parallelism_divides_weights_and_fp8_halves_all_but_the_head() ->
     for dtype, tp in (("bf16", 1), ("bf16", 8), ("fp8", 2)):
         held = model.weight_bytes(dtype, tp)
         assert weights_read(model, weight_dtype=dtype, tensor_parallel_size=tp) == held - head / tp
+
+
+def test_two_matrices_and_learned_positions() -> None:
+    model = models.parse(
+        "opt-13b"
+    )  # tied: the one table is read as the head; a row of positions per token, not counted
+    assert weights_read(model) == 2 * (model.num_parameters - model.position_parameters)
+    ops = by_name(shard(model).row_operators(10))
+    assert ops["up"].flops == ops["down"].flops == 2 * 10 * 5120 * 20480 and "gate_up" not in ops
+    assert ops["activation"].bytes == 10 * 20480 * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "qwen3-30b-a3b"])
+def test_experts_touched_are_read_and_active_ones_compute(name: str) -> None:  # B62
+    model = models.parse(name)
+    part, expert = shard(model), 3 * model.hidden_size * model.mlp_width
+    for m in (1, 8, 32, 4096):
+        ops = part.expert_operators(m)
+        rows = m * model.num_experts_per_tok
+        assert sum(op.flops for op in ops) == 2 * rows * expert
+        activations = 2 * rows * (2 * model.hidden_size + 3 * model.mlp_width)
+        assert sum(op.bytes for op in ops) - activations == pytest.approx(2 * expert * model.experts_touched(m), abs=2)
+    every = 2 * expert * model.num_local_experts * model.num_hidden_layers
+    router = 2 * model.hidden_size * model.num_local_experts * model.num_hidden_layers
+    unread = 2 * model.vocab_size * model.hidden_size
+    assert weights_read(model) + every + unread == 2 * model.num_parameters
+    assert by_name(part.row_operators(0))["router"].bytes * model.num_hidden_layers == router
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("int8", 1), ("int4", 0.5 + 2 / 128)])
+def test_weights_of_few_bits_are_widened_for_bf16_arithmetic(dtype: str, width: float) -> None:
+    op = by_name(shard(shape(), weight_dtype=dtype).row_operators(10))["down"]
+    assert op.dtype == "bf16" and op.bytes == 4096 * 1024 * width + 10 * (4096 + 1024) * 2
+    assert shard(shape(), kv_cache_dtype="int8").decode_attention(0, 1).bytes == 2 * 4 * 64
 
 
 def test_matrix_product_intensity() -> None:

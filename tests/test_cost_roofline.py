@@ -33,12 +33,14 @@ shapes = st.builds(
     intermediate_size=st.sampled_from([1024, 14336, 28672]),
     vocab_size=st.sampled_from([32000, 128256, 151936]),
     tie_word_embeddings=st.booleans(),
+    hidden_act=st.sampled_from(["silu", "relu"]),
+    num_local_experts=st.sampled_from([1, 8, 128]),
 )
 engines = st.builds(
     Engine,
     tensor_parallel_size=st.sampled_from([1, 2, 8]),
-    weight_dtype=st.sampled_from(["bf16", "fp8"]),
-    kv_cache_dtype=st.sampled_from(["auto", "fp8"]),
+    weight_dtype=st.sampled_from(["bf16", "fp8", "int8", "int4"]),
+    kv_cache_dtype=st.sampled_from(["auto", "fp8", "int8"]),
 )
 cards = st.sampled_from([*(gpus.parse(name) for name in gpus.names()), SLOW])
 fraction = st.one_of(st.just(1.0), st.floats(0.05, 1))

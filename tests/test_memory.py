@@ -138,8 +138,9 @@ def test_dtypes() -> None:
     assert sizes(kv_cache_dtype="bf16") == bf16
     assert fp8.kv_tokens // 16 in (2 * bf16.kv_blocks, 2 * bf16.kv_blocks + 1)
     assert sizes(weight_dtype="fp8").weights_gib < 0.6 * bf16.weights_gib
-    message = refused(gpu="a100_sxm", weight_dtype="fp8")
-    assert message.startswith("x: engine.weight_dtype: ") and "accepted: bf16" in message
+    assert sizes(gpu="a100_sxm", weight_dtype="fp8").weights_gib == sizes(weight_dtype="int8").weights_gib
+    assert sizes(weight_dtype="int4").weights_gib < 0.4 * bf16.weights_gib
+    assert sizes(kv_cache_dtype="int8") == fp8
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers() -> None:

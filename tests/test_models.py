@@ -35,6 +35,9 @@ PUBLISHED = {
     "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
     "yi-34b": 34_388_917_248,
+    "mixtral-8x7b": 46_702_792_704,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "opt-13b": 12_853_473_280,
 }
 
 
@@ -137,8 +140,17 @@ def test_names_and_mappings() -> None:
         ("no/config.json", "", "no such file: 'no/config.json'; known models: llama-2-7b,"),
         (5, "", "must be the name of a model"),
         ({"name": "x"}, "num_hidden_layers", "missing"),
-        ({"name": "llama-3.1-8b", "hidden": 1}, "hidden", "unknown key; did you mean hidden_size? accepted: name,"),
-        ({"name": "llama-3.1-8b", "num_local_experts": 8}, "num_local_experts", "not supported yet"),
+        (
+            {"name": "llama-3.1-8b", "hidden_siz": 1},
+            "hidden_siz",
+            "unknown key; did you mean hidden_size? accepted: name,",
+        ),
+        ({"name": "llama-3.1-8b", "num_local_experts": 8}, "num_experts_per_tok", "missing; how many of the 8"),
+        (
+            {"name": "llama-3.1-8b", "num_local_experts": 2, "num_experts_per_tok": 3},
+            "num_experts_per_tok",
+            "at most the 2 experts, got 3",
+        ),
         (
             {"name": "llama-3.1-8b", "num_key_value_heads": 5},
             "num_key_value_heads",
@@ -174,7 +186,10 @@ def test_config_files(tmp_path: Path) -> None:
     assert models.parse("my-model/config.json", tmp_path).num_key_value_heads == 32
     for more, what in (
         ({"sliding_window": 4096}, "windowed attention is not supported"),
-        ({"num_experts": 8}, "num_experts: mixture-of-experts"),
+        ({"num_experts": 8}, "num_experts_per_tok: missing"),
+        ({"model_type": "gemma3"}, "model_type 'gemma3' is not supported"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "in some layers is not supported"),
+        ({"n_shared_experts": 1}, "shared experts"),
         ({"kv_lora_rank": 512}, "latent attention"),
         ({"hidden_size": "big"}, "hidden_size: must be a whole number"),
     ):
@@ -185,6 +200,41 @@ def test_config_files(tmp_path: Path) -> None:
     assert models.parse("my-model/config.json", tmp_path) == model
     (folder / "config.json").write_text("{")
     assert "as JSON" in refusal("my-model/config.json", tmp_path)[1]
+
+
+def test_config_files_of_other_families(tmp_path: Path) -> None:
+    """Mixtures under each family's names for the same thing; OPT with its own."""
+
+    def parsed(**config: Any) -> Model:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        return models.parse("./config.json", tmp_path)
+
+    qwen = models.parse("qwen3-30b-a3b").model_dump(exclude={"name", "num_local_experts"})
+    found = parsed(**qwen, num_experts=128, model_type="qwen3_moe", mlp_only_layers=[], decoder_sparse_step=1)
+    assert found.num_parameters == models.parse("qwen3-30b-a3b").num_parameters and found.head_dim == 128
+    opt = {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 40, "ffn_dim": 20480}
+    found = parsed(**opt, vocab_size=50272, max_position_embeddings=2048, activation_function="relu", model_type="opt")
+    assert found.num_parameters == models.parse("opt-13b").num_parameters
+    assert (found.num_key_value_heads, found.mlp_matrices, found.tie_word_embeddings) == (40, 2, True)
+
+
+@pytest.mark.parametrize(
+    ("active", "tokens", "touched"), [(4, 8, 28.7), (4, 32, 81.7), (8, 1, 8.0), (8, 8, 51.6), (8, 32, 111.8)]
+)
+def test_experts_touched(active: int, tokens: int, touched: float) -> None:
+    """Case B62: neither the active experts nor all."""
+    model = shape(num_local_experts=128, num_experts_per_tok=active, moe_intermediate_size=768)
+    assert model.experts_touched(tokens) == pytest.approx(touched, rel=0.01)
+
+
+def test_quantised_weights() -> None:
+    model = models.parse("llama-3.1-8b")
+    tables = 2 * 128256 * 4096
+    layers = model.num_parameters - tables
+    assert model.weight_bytes("int8") == model.weight_bytes("fp8") == layers + 2 * tables
+    assert model.weight_bytes("int4") == layers * (0.5 + 2 / 128) + 2 * tables  # a bf16 scale for 128 weights
+    moe = models.parse("mixtral-8x7b")
+    assert moe.weight_bytes("int8") < 0.51 * moe.weight_bytes()
 
 
 @pytest.mark.parametrize("name", gpus.names())

@@ -212,7 +212,7 @@ def test_defaults() -> None:
             "engine: {gpu_memory_utilization: 1.1}",
             "x.yaml:10: engine.gpu_memory_utilization: must be a number over 0 and",
         ),
-        ("seed: 1", "engine: {weight_dtype: fp9}", "must be one of bf16, fp8, got 'fp9'; did you mean fp8?"),
+        ("seed: 1", "engine: {weight_dtype: fp9}", "must be one of bf16, fp8, int8, int4, got 'fp9'; did you mean fp8?"),
         ("seed: 1", "engine: {kv_cache_dtype: int8}", "must be one of auto, bf16, fp8, got 'int8'"),
         ("seed: 1", "engine: {block_size: 0}", "x.yaml:10: engine.block_size: "),
         ("seed: 1", "engine: {pipeline_parallel_size: 2}", "x.yaml:10: engine.pipeline_parallel_size: unknown key"),

@@ -6,9 +6,9 @@ memory; queries in and outputs out once; keys and values once, however many quer
 query heads: 4 H per head and pair (query, visible key), of which a causal prompt of S tokens has S(S+1)/2.
 
 Rows are the tokens of a step. Activations are bf16; where arithmetic is fp8, the operator before a product writes the
-product's input as fp8. Embedding table, head and routers stay bf16. int8 and int4 shrink the
-weights alone, as fp8 does on GPUs without fp8 arithmetic: they are widened on the way to bf16 arithmetic. Left out: norm weights, biases, rotary
-tables, sampling, the all-reduce behind a sharded embedding and the gather of sharded logits.
+product's input as fp8. Embedding table, head and routers stay bf16. int8 and int4 shrink the weights alone, as fp8 does
+on GPUs without fp8 arithmetic: they are widened on the way to bf16 arithmetic. Left out: norm weights, biases, rotary
+tables, learned positions, sampling, the all-reduce behind a sharded embedding and the gather of sharded logits.
 """
 
 from collections.abc import Sequence
