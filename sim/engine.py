@@ -60,6 +60,8 @@ class Engine:
         self.stalled = False
         self.watched = False  # somebody asks for the KV blocks in use
         self.decisions = 0
+        self.prefill_keys = self.prefill_pairs = 0  # read by prompts; (query, visible key) of prompts: for utilisation
+        self._prefilled: list[tuple[int, int, list[tuple[int, int]]]] = []  # steps not yet among them: keys, prompts
         self._inbox: deque[Sequence] = deque()  # arrived, not yet seen by a decision
         self._stretch = Stretch()  # what is priced and not yet settled; empty if nothing is
         self._held: list[Sequence] = []  # ended, delivered when the batch has ended
@@ -70,6 +72,16 @@ class Engine:
         self._call, self._rank = Call(self._wake), STEP_END + number
         self._queue: Any = env._queue
         self._serial = env._eid
+
+    PREFILLED = 1000
+
+    def _count_prefill(self, held_back: int) -> None:
+        """All but the last few, which a stop may still undo."""
+        kept = len(self._prefilled) - held_back
+        for _, keys, prompts in self._prefilled[:kept]:
+            self.prefill_keys += keys
+            self.prefill_pairs += sum([new * (past + past + new + 1) for new, past in prompts]) // 2
+        del self._prefilled[:kept]
 
     def submit(self, seq: Sequence) -> None:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
@@ -111,6 +123,9 @@ class Engine:
         self._collect()
         self._wake_s = -1.0
         self.log.stop(within)
+        while self._prefilled and self._prefilled[-1][0] >= within:
+            self._prefilled.pop()
+        self._count_prefill(0)
         for seq in self.unfinished():
             self.lane.truncate(seq, within, self.log.ticks)
             if self.delivers_whole:
@@ -232,6 +247,10 @@ class Engine:
             decode_context = context - new_tokens - sum([past for _, past in prompts])
             emitting = n + plan.padding + whole
             ends.append(start_s + self.cost.step(n + plan.padding, decode_context, prompts, emitting))
+            if prompts:
+                self._prefilled.append((step, context - decode_context, prompts))
+                if len(self._prefilled) > self.PREFILLED:
+                    self._count_prefill(self.depth)
         else:
             ends.append(start_s)
         if self.log.content is not None:
@@ -309,6 +328,7 @@ class Engine:
         """No progress is possible: all that is here fails, so does all that will come; the engine stands still."""
         self.stalled = True
         self.log.stop(self.lane.step)
+        self._count_prefill(0)
         for seq in self.unfinished():
             self.lane.truncate(seq, self.lane.step, self.log.ticks)
             seq.status, seq.reason = FAILED, LIVELOCK

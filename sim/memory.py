@@ -45,7 +45,8 @@ class KVSizes:
 
 def activation_bytes(model: Model, tp: int, tokens: int, sequences: int) -> float:
     """Most memory that a step's intermediate results take, bytes per GPU."""
-    hidden = tokens * (4 * model.hidden_size + 6 * model.intermediate_size / tp)
+    width = model.mlp_width * model.num_experts_per_tok  # of a mixture, the experts that compute a token
+    hidden = tokens * (4 * model.hidden_size + 6 * width / tp)
     return hidden + sequences * model.vocab_size * (2 / tp + 8)
 
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from . import registry
 from .columns import values_of
 from .consistency import check
+from .cost.roofline import RooflinePricer
 from .engine import Engine
 from .environment import Environment
 from .frontend import FrontEnd, Limits, Progress
@@ -29,6 +30,7 @@ from .sinks import Sinks
 from .steplog import StepLog
 from .streams import streams
 from .tables import REQUESTS, SPANS, STEPS
+from .utilisation import utilisation
 from .workload.source import make_source
 
 if TYPE_CHECKING:
@@ -142,6 +144,7 @@ class _Run:
                     scenario.fast_forward,
                 )
             )
+            self.engines[-1].log.count_rows = self.pool.model.is_moe
         self.price = self.engines[0].cost
         self.requests = RequestLog(self.price.response_s, self.sinks.requests.write, self.sinks.spans.write)
         self.requests.end_s = self.end_s
@@ -218,7 +221,25 @@ class _Run:
             "max_model_len": sizes.max_model_len,
             "response_s": self.price.response_s,
             **measured,
+            **self._utilisation(measured["end_s"]),
         }
+
+    def _utilisation(self, end_s: float) -> dict[str, Any]:
+        """MFU and MBU of each replica over the whole run, over the wall time and over the time in which it works."""
+        found: dict[str, list[float | None]] = {}
+        physical = isinstance(self.price, RooflinePricer)  # else steps may be faster than any GPU
+        for engine in self.engines:
+            work = engine.log.work
+            work.prefill_keys, work.prefill_pairs = engine.prefill_keys, engine.prefill_pairs
+            used = utilisation(self.pool, work)
+            for suffix, seconds in (("", end_s), ("_busy", work.busy_s)):
+                for name, value in zip(("mfu", "mbu"), used.over(seconds if physical else 0.0), strict=True):
+                    found.setdefault(f"{name}{suffix}_per_replica", []).append(value)
+        means = {}
+        for key, values in found.items():
+            there = [value for value in values if value is not None]
+            means[key.removesuffix("_per_replica")] = sum(there) / len(there) if there else None
+        return {**means, **found}
 
     def _last_s(self, requests: pa.Table) -> float:
         """When the last request ended; where some never did, when the last step ended."""

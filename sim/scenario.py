@@ -198,7 +198,14 @@ class Scenario(Section):
     @property
     def policy_label(self) -> str:
         """What results call the policy: its label among `policies`, else its name."""
-        return self._label or next(iter(self.cluster.pools.values())).policy.name
+        if self._label:
+            return self._label
+        runs = next(iter(self.cluster.pools.values())).policy
+        for label, policy in self.policies.items():
+            written = ((key, value) for key, value in policy.params.items() if value is not None)
+            if policy.name == runs.name and all(runs.params[key] == value for key, value in written):
+                return label
+        return runs.name
 
     @property
     def rate_per_s(self) -> float | None:
@@ -281,6 +288,7 @@ def _scenario(
         raise document.error(origins(found.path), found.what) from None
     scenario._document, scenario._origins = document, origins
     scenario._folder = path.parent.absolute()  # a run in another process may have another working directory
+    scenario._label = policy
     return _settled(scenario)
 
 

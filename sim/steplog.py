@@ -9,6 +9,7 @@ import numpy as np
 
 from .request import DECODING
 from .tables import GROUP, STEPS, Emit, table
+from .utilisation import Work
 
 if TYPE_CHECKING:
     from .batch import Plan
@@ -32,6 +33,8 @@ class StepLog:
         self.content: list[dict[str, Any]] | None = [] if content else None
         self.ticks = 0  # when stopped: how many there were
         self.steps = 0  # likewise
+        self.work = Work()  # sums over the steps, when stopped
+        self.count_rows = False  # by number of rows: for mixtures of experts
         self._rows: list[float] = []
         self._growth: list[int] = []  # of the steps of stretches after their first: new blocks
         self._pending = 0
@@ -141,8 +144,21 @@ class StepLog:
             "waiting": waiting,
             "preempted": preempted,
         }
+        self._sum(columns)
         del ends  # or the clock could not grow
         del self._rows[:kept]
         del self._growth[: total - len(count)]
         self._pending -= total
         self.emit(table(columns, STEPS))
+
+    def _sum(self, columns: dict[str, Any]) -> None:
+        work = self.work
+        rows = columns["prefill_tokens"] + columns["decode_tokens"]
+        work.steps += int(np.count_nonzero(rows))
+        work.emitting_steps += int(np.count_nonzero(columns["emitted"]))
+        for name in ("prefill_tokens", "decode_tokens", "emitted", "context_tokens"):
+            setattr(work, name, getattr(work, name) + int(columns[name].sum()))
+        work.busy_s += float((columns["end_s"] - columns["start_s"]).sum())
+        if self.count_rows:
+            for count, steps in zip(*np.unique(rows[rows > 0], return_counts=True), strict=True):
+                work.by_rows[int(count)] = work.by_rows.get(int(count), 0) + int(steps)

@@ -74,7 +74,7 @@ ENGINE: dict[str, tuple[str | None, str | None, str | None]] = {
     "max_model_len": (None, "the model's, lowered to what the KV cache holds", None),
     "enable_prefix_caching": (None, None, "requests may share KV blocks of equal beginnings, where the policy can"),
     "num_gpu_blocks_override": (None, None, "KV blocks instead of the estimate, the null block included"),
-    "weight_dtype": (None, None, "of the layers' weights; fp8 keeps embeddings and head in bf16"),
+    "weight_dtype": (None, None, "of the layers' weights; embeddings and head stay bf16"),
     "kv_cache_dtype": (None, None, "auto: bf16"),
 }
 POOL: dict[str, tuple[str | None, str | None, str | None]] = {

@@ -64,7 +64,7 @@ def test_loading_is_quick() -> None:
 
 def test_defaults() -> None:
     least = (
-        "model: qwen2.5-7b\ngpu: l40s\nworkload: {duration_s: 5, arrivals: batch, prompt_tokens: 1, output_tokens: 1}\n"
+        "model: qwen2.5-7b\ngpu: l40s\nworkload: {num_requests: 5, arrivals: batch, prompt_tokens: 1, output_tokens: 1}\n"
     )
     scenario = load_text(least)
     assert (
@@ -212,8 +212,12 @@ def test_defaults() -> None:
             "engine: {gpu_memory_utilization: 1.1}",
             "x.yaml:10: engine.gpu_memory_utilization: must be a number over 0 and",
         ),
-        ("seed: 1", "engine: {weight_dtype: fp9}", "must be one of bf16, fp8, int8, int4, got 'fp9'; did you mean fp8?"),
-        ("seed: 1", "engine: {kv_cache_dtype: int8}", "must be one of auto, bf16, fp8, got 'int8'"),
+        (
+            "seed: 1",
+            "engine: {weight_dtype: fp9}",
+            "must be one of bf16, fp8, int8, int4, got 'fp9'; did you mean fp8?",
+        ),
+        ("seed: 1", "engine: {kv_cache_dtype: int4}", "must be one of auto, bf16, fp8, int8, got 'int4'"),
         ("seed: 1", "engine: {block_size: 0}", "x.yaml:10: engine.block_size: "),
         ("seed: 1", "engine: {pipeline_parallel_size: 2}", "x.yaml:10: engine.pipeline_parallel_size: unknown key"),
         (
@@ -234,9 +238,10 @@ def test_messages_have_one_line_even_for_hostile_values() -> None:
     assert message.startswith("x.yaml:10: seed: ") and len(message) < 300
 
 
-def test_fp8_weights_need_fp8_arithmetic_or_a_rate_for_it() -> None:
+def test_fp8_weights_need_no_fp8_arithmetic() -> None:
+    """They are widened to bf16 on the way, as in vLLM's Marlin kernels."""
     text = swap("gpu: h100_sxm", "gpu: a100_sxm\nengine: {weight_dtype: fp8}")
-    assert refused(text).startswith("x.yaml:3: engine.weight_dtype: fp8 weights, but a100_sxm has no fp8 arithmetic")
+    assert load_text(text).cluster.pools["main"].engine.weight_dtype == "fp8"
     assert load_text(text, overrides=["gpu.fp8_tflops=312"]).cluster.pools["main"].gpu.fp8_tflops == 312
 
 
@@ -583,3 +588,28 @@ def test_the_listing_names_everything_with_its_parameters() -> None:
     }  # fmt: skip
     text = listing()
     assert "closed_loop" in text and "think_time_s: a number from 0 to 1000000000; default 0.0;" in text
+
+
+def test_results_keep_the_label_of_their_policy() -> None:
+    """Also where the resolved scenario is run again, which holds all policies and the one that ran."""
+    text = """
+model: llama-3.1-8b
+gpu: h100_sxm
+policies: {static: {name: static}, small: {name: vllm, max_num_batched_tokens: 2048}, vllm: vllm}
+workload: {num_requests: 5, arrivals: batch, prompt_tokens: 10, output_tokens: 10}
+"""
+    assert load_text(text).policy_label == "static"
+    for label in ("static", "small", "vllm"):
+        chosen = load_text(text).with_policy(label)
+        assert chosen.policy_label == load_text(text, policy=label).policy_label == label
+        assert load_text(chosen.to_yaml()).policy_label == label
+
+
+def test_a_batch_needs_its_number() -> None:
+    text = """
+model: llama-3.1-8b
+gpu: h100_sxm
+workload: {duration_s: 2, arrivals: batch, prompt_tokens: 10, output_tokens: 10}
+"""
+    with pytest.raises(ScenarioError, match=r"workload.num_requests: missing; all requests of a batch come at once"):
+        load_text(text)

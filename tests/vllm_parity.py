@@ -131,10 +131,10 @@ def replay(case: dict[str, Any], fast_forward: bool = True) -> list[dict[str, An
             "preempted": [] if repeats else sorted(entry["preempted"]),
             "finished": sorted(finished.get(row["step"], [])),
             "free": case["num_gpu_blocks"] - 1 - row["kv_blocks_used"],
+            # Who still held a place as its outputs were processed is gone when a decision is repeated.
+            "running": len(entry["tokens"]) if repeats else entry["running"],
             "waiting": row["waiting"],
         }
-        if not repeats:
-            line["running"] = entry["running"]
         if case["async_scheduling"]:
             line["scheduled_at"] = row["decided_s"]
         lines.append(line)

@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from . import style
 
+NEAR = 1.3
 SHOWN = (("prefill", style.PALETTE[0], "o"), ("decode", style.PALETTE[1], "s"))
 
 
@@ -41,16 +42,25 @@ def _draw(found: dict[str, Any]) -> Figure:
         f"ridge {ridge:.0f} FLOP/byte", (ridge, lowest / 1.6e12), (5, 2), textcoords="offset points", color=style.MUTED
     )
     handles = []
+    together: list[tuple[float, float, list[str]]] = []  # points so near each other that they share a label
     for number, (step, color, marker, row) in enumerate(points, 1):
-        at = row["intensity"], row["flops"] / row["time_s"] / 1e12
-        axes.plot(*at, marker, color=color, ms=8, alpha=0.85)
-        above = number % 2 * 2 - 1
-        axes.annotate(
-            str(number), at, (above * 9, -above * 9), textcoords="offset points", size=8, color=color, ha="center",
-            va="center",
-        )  # fmt: skip
+        x_at, y_at = row["intensity"], row["flops"] / row["time_s"] / 1e12
+        axes.plot(x_at, y_at, marker, color=color, ms=8, alpha=0.75)
+        for x_near, y_near, numbers in together:
+            if max(x_at / x_near, x_near / x_at) < NEAR and max(y_at / y_near, y_near / y_at) < NEAR:
+                numbers.append(str(number))
+                break
+        else:
+            together.append((x_at, y_at, [str(number)]))
         label = f"{number} {step} {row['name']}: {row['bound']}, {100 * row['share']:.0f} % of the step"
         handles.append(Line2D([], [], color=color, marker=marker, ls="", label=label))
+    for place, (x_at, y_at, numbers) in enumerate(sorted(together)):
+        above = place % 2 > 0
+        beside = (-7 if above else 7) if x_at < ridge / NEAR else 0  # off the slope
+        axes.annotate(
+            ", ".join(numbers), (x_at, y_at), (beside, 11 if above else -12), textcoords="offset points", size=8,
+            ha="center" if not beside else "right" if above else "left", va="center",
+        )  # fmt: skip
     axes.set_xlabel("arithmetic intensity (FLOP/byte)")
     axes.set_ylabel("arithmetic per GPU (TFLOP/s)")
     legend = axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
