@@ -96,7 +96,9 @@ def _check_workload(scenario: "Scenario") -> None:
     if not traced and workload.num_requests is None and workload.duration_s is None:
         raise Complaint("missing; a workload has num_requests or duration_s, or both", "workload", "num_requests")
     if workload.arrivals.name == "batch" and workload.num_requests is None:
-        raise Complaint("missing; all requests of a batch come at once, so it needs their number", "workload", "num_requests")
+        raise Complaint(
+            "missing; all requests of a batch come at once, so it needs their number", "workload", "num_requests"
+        )
     warmup_s = 0.0 if scenario.warmup_s == "auto" else scenario.warmup_s
     if workload.duration_s is not None and warmup_s >= workload.duration_s:
         raise Complaint(f"must be less than workload.duration_s, {workload.duration_s:g}, got {warmup_s:g}", "warmup_s")

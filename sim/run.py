@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .scenario import Scenario
     from .workload.source import Source
 
+NEEDED = {"requests": REQUEST_COLUMNS, "spans": SPAN_COLUMNS, "steps": STEP_COLUMNS}
 SCHEMAS = {"requests": REQUESTS, "spans": SPANS, "steps": STEPS}
 
 
@@ -123,7 +124,7 @@ class _Run:
         self.warnings = list(sizes.warnings)
         duration_s = scenario.workload.duration_s
         self.end_s = inf if duration_s is None else duration_s
-        self.sinks = Sinks(SCHEMAS, self.pool.replicas, folder)
+        self.sinks = Sinks(SCHEMAS, self.pool.replicas, folder, NEEDED)
         stream = streams(scenario.seed, replication)
         cost = registry.build("cost", scenario.cost)
         self.engines: list[Engine] = []
@@ -186,13 +187,13 @@ class _Run:
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
         scenario, sizes, policy = self.scenario, self.checked.sizes, self.checked.policy
-        requests = self.sinks.table("requests", REQUEST_COLUMNS)
+        requests = self.sinks.kept("requests")
         slo = {label: kind.slo.model_dump() for label, kind in scenario.workload.classes.items() if kind.slo}
         streamed = not getattr(policy, "delivers_whole", False)
         tables = (
             requests,
-            self.sinks.table("spans", SPAN_COLUMNS) if streamed else SPANS.empty_table(),
-            self.sinks.table("steps", STEP_COLUMNS),
+            self.sinks.kept("spans") if streamed else SPANS.empty_table(),
+            self.sinks.kept("steps"),
         )
         settings: dict[str, Any] = {
             "end_s": self.end_s if self.end_s < inf else self._last_s(requests),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,15 +37,23 @@ class MemorySink:
 
     def close(self) -> None: ...
 
-    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
+    def table(self) -> pa.Table:
         return pa.concat_tables(self._tables)
+
+    def kept(self) -> pa.Table:
+        return self.table()
 
 
 class ParquetSink:
-    """Writes a file. Row groups have `GROUP` rows, but for the last, so that equal rows give equal bytes."""
+    """Writes a file. Row groups have `GROUP` rows, but for the last, so that equal rows give equal bytes.
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
+    The columns `keep` stay in memory too, until they are asked for: a summary needs them as soon as the run has ended.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, keep: tuple[str, ...] = ()) -> None:
         self.path, self.schema = path, schema
+        self._keep = [name for name in schema.names if name in keep]
+        self._kept = [schema.empty_table().select(self._keep)]
         plain = [field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in GROWING]
         encoding = {name: "DELTA_BINARY_PACKED" for name in GROWING if name in schema.names}
         encoding |= {field.name: "PLAIN" for field in schema if pa.types.is_floating(field.type)}
@@ -59,6 +68,8 @@ class ParquetSink:
         self._thread.start()
 
     def write(self, table: pa.Table) -> None:
+        if self._keep:
+            self._kept.append(table.select(self._keep))
         self._waiting.append(table)
         self._rows += table.num_rows
         if self._rows >= GROUP:
@@ -79,8 +90,12 @@ class ParquetSink:
         if self._failed is not None:
             raise self._failed
 
-    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
-        return _read(self.path, columns)
+    def table(self) -> pa.Table:
+        return _read(self.path)
+
+    def kept(self) -> pa.Table:
+        kept, self._kept = self._kept, []
+        return pa.concat_tables(kept)
 
     def _write(self) -> None:
         while (table := self._queue.get()) is not None:
@@ -94,9 +109,9 @@ class ParquetSink:
 class PartedSink:
     """Rows of several engines, which grow side by side, one engine after the other in the end."""
 
-    def __init__(self, path: Path, schema: pa.Schema, parts: int) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, parts: int, keep: tuple[str, ...]) -> None:
         self._whole = (path, schema)
-        self.parts = [ParquetSink(path.with_name(f"{path.stem}.{k}.part"), schema) for k in range(parts)]
+        self.parts = [ParquetSink(path.with_name(f"{path.stem}.{k}.part"), schema, keep) for k in range(parts)]
 
     def close(self) -> None:
         whole = ParquetSink(*self._whole)
@@ -108,14 +123,23 @@ class PartedSink:
             part.path.unlink()
         whole.close()
 
-    def table(self, columns: tuple[str, ...] | None = None) -> pa.Table:
-        return _read(self._whole[0], columns)
+    def table(self) -> pa.Table:
+        return _read(self._whole[0])
+
+    def kept(self) -> pa.Table:
+        return pa.concat_tables([part.kept() for part in self.parts])
 
 
 class Sinks:
-    """The three tables of one run, in `folder`, or in memory where there is none."""
+    """The three tables of one run, in `folder`, or in memory where there is none; `keep`: columns of each to be kept."""
 
-    def __init__(self, schemas: dict[str, pa.Schema], engines: int, folder: Path | None) -> None:
+    def __init__(
+        self,
+        schemas: dict[str, pa.Schema],
+        engines: int,
+        folder: Path | None,
+        keep: Mapping[str, tuple[str, ...]],
+    ) -> None:
         self._all: dict[str, Any] = {}
         self.steps: list[Any] = []
         for name, schema in schemas.items():
@@ -124,10 +148,10 @@ class Sinks:
             elif folder is None:
                 self._all[name] = MemorySink(schema)
             elif name == "steps" and engines > 1:
-                self._all[name] = parted = PartedSink(folder / f"{name}.parquet", schema, engines)
+                self._all[name] = parted = PartedSink(folder / f"{name}.parquet", schema, engines, keep[name])
                 self.steps = parted.parts
             else:
-                self._all[name] = ParquetSink(folder / f"{name}.parquet", schema)
+                self._all[name] = ParquetSink(folder / f"{name}.parquet", schema, keep[name])
                 if name == "steps":
                     self.steps = [self._all[name]]
         self.requests: Sink = self._all["requests"]
@@ -137,14 +161,21 @@ class Sinks:
         for sink in self._all.values():
             sink.close()
 
-    def table(self, name: str, columns: tuple[str, ...] | None = None) -> pa.Table:
-        """The rows of requests, spans or steps, all columns or some of a file's; once closed."""
+    def table(self, name: str) -> pa.Table:
+        """The rows of requests, spans or steps; once closed."""
         if name == "steps" and name not in self._all:
             return pa.concat_tables([sink.table() for sink in self.steps])
-        table: pa.Table = self._all[name].table(columns)
+        table: pa.Table = self._all[name].table()
+        return table
+
+    def kept(self, name: str) -> pa.Table:
+        """The kept columns of them, or more; to be asked for once."""
+        if name == "steps" and name not in self._all:
+            return self.table(name)
+        table: pa.Table = self._all[name].kept()
         return table
 
 
-def _read(path: Path, columns: tuple[str, ...] | None) -> pa.Table:
+def _read(path: Path) -> pa.Table:
     with pq.ParquetFile(path) as file:  # pyarrow's read_table would import pandas
-        return file.read(columns=list(columns) if columns else None)
+        return file.read()
