@@ -131,7 +131,7 @@ class PartedSink:
 
 
 class Sinks:
-    """The three tables of one run, in `folder`, or in memory where there is none; `keep`: columns of each to be kept."""
+    """The three tables of one run, in `folder`, or in memory where there is none; of each, columns to be kept."""
 
     def __init__(
         self,

@@ -63,9 +63,8 @@ def test_loading_is_quick() -> None:
 
 
 def test_defaults() -> None:
-    least = (
-        "model: qwen2.5-7b\ngpu: l40s\nworkload: {num_requests: 5, arrivals: batch, prompt_tokens: 1, output_tokens: 1}\n"
-    )
+    workload = "workload: {num_requests: 5, arrivals: batch, prompt_tokens: 1, output_tokens: 1}\n"
+    least = "model: qwen2.5-7b\ngpu: l40s\n" + workload
     scenario = load_text(least)
     assert (
         scenario.cluster.pools["main"].policy.name == "vllm" and scenario.cost.name == "roofline" and scenario.seed == 0
