@@ -20,6 +20,7 @@ from .consistency import check
 from .cost.roofline import RooflinePricer
 from .engine import Engine
 from .environment import Environment
+from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
 from .kv import BlockPool
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
@@ -29,7 +30,7 @@ from .request import FAILED
 from .sinks import Sinks
 from .steplog import StepLog
 from .streams import streams
-from .tables import REQUESTS, SPANS, STEPS
+from .tables import REQUESTS, SPANS, STEPS, empty
 from .utilisation import utilisation
 from .workload.source import make_source
 
@@ -118,7 +119,9 @@ class _Run:
         self.env = Environment()
         self.source = source if source is not None else make_source(scenario, replication)
         (self.label, self.pool), *others = scenario.cluster.pools.items()
-        assert not others  # one pool, as the scenario's check demands
+        if others:
+            what = "a cluster of one pool is all that can be run so far"
+            raise scenario.error(Complaint(what, "cluster", "pools", others[0][0]))
         self.checked: Checked = check(scenario)[self.label]
         sizes = self.checked.sizes
         self.warnings = list(sizes.warnings)
@@ -192,7 +195,7 @@ class _Run:
         streamed = not getattr(policy, "delivers_whole", False)
         tables = (
             requests,
-            self.sinks.kept("spans") if streamed else SPANS.empty_table(),
+            self.sinks.kept("spans") if streamed else empty(SPANS),
             self.sinks.kept("steps"),
         )
         settings: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .tables import GROUP
+from .tables import GROUP, empty
 
 # Growing integers are small as differences, repeated ones small in a dictionary; times are neither.
 GROWING = ("step", "tick", "first_step", "first_tick", "context_tokens")
@@ -30,7 +30,7 @@ class MemorySink:
     """Keeps the rows."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._tables = [schema.empty_table()]
+        self._tables = [empty(schema)]
 
     def write(self, table: pa.Table) -> None:
         self._tables.append(table)
@@ -53,7 +53,7 @@ class ParquetSink:
     def __init__(self, path: Path, schema: pa.Schema, keep: tuple[str, ...] = ()) -> None:
         self.path, self.schema = path, schema
         self._keep = [name for name in schema.names if name in keep]
-        self._kept = [schema.empty_table().select(self._keep)]
+        self._kept = [empty(schema).select(self._keep)]
         plain = [field.name for field in schema if not pa.types.is_floating(field.type) and field.name not in GROWING]
         encoding = {name: "DELTA_BINARY_PACKED" for name in GROWING if name in schema.names}
         encoding |= {field.name: "PLAIN" for field in schema if pa.types.is_floating(field.type)}

@@ -45,3 +45,8 @@ def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
         else:
             arrays.append(numbers(values, field.type))
     return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def empty(schema: pa.Schema) -> pa.Table:
+    """No rows; pyarrow's own way would import pandas."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
