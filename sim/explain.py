@@ -188,19 +188,20 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _table(step: dict[str, Any]) -> list[str]:
-    lines = ["  operator              GFLOP          MB   FLOP/byte  bound          time ms   share"]
+    head = f"  {'operator':<18}{'GFLOP':>13}{'MB':>14}{'FLOP/byte':>12}  {'bound':<9}{'time ms':>13}{'share':>8}"
+    lines = [head]
     for row in step["operators"]:
         moved = row["bytes"] or row["comm_bytes"]
         lines.append(
-            f"  {row['name']:<18}{row['flops'] / 1e9:>9,.2f}{moved / 1e6:>12,.2f}{row['intensity']:>12,.2f}  "
+            f"  {row['name']:<18}{row['flops'] / 1e9:>13,.2f}{moved / 1e6:>14,.2f}{row['intensity']:>12,.2f}  "
             f"{row['bound']:<9}{1e3 * row['time_s']:>13.4f}{100 * row['share']:>7.1f}%"
         )
     if step["host_s"]:
         share = 100 * step["host_s"] / step["total_s"]
-        lines.append(f"  {'host':<18}{'':>33}  {'latency':<9}{1e3 * step['host_s']:>13.4f}{share:>7.1f}%")
+        lines.append(f"  {'host':<18}{'':>39}  {'latency':<9}{1e3 * step['host_s']:>13.4f}{share:>7.1f}%")
     intensity = step["flops"] / step["bytes"]
     lines.append(
-        f"  {'total':<18}{step['flops'] / 1e9:>9,.2f}{step['bytes'] / 1e6:>12,.2f}{intensity:>12,.2f}  "
+        f"  {'total':<18}{step['flops'] / 1e9:>13,.2f}{step['bytes'] / 1e6:>14,.2f}{intensity:>12,.2f}  "
         f"{'':<9}{1e3 * step['total_s']:>13.4f}{100:>7.1f}%"
     )
     return lines
