@@ -4,13 +4,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from .load import ResultError
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2, as for any other error."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Reads the results of `python -m sim`.")
+    parser = _Parser(prog="python -m analysis", description="Reads the results of `python -m sim`.")
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="a self-contained HTML report, with its plots as PNG files beside it")
     report.add_argument(

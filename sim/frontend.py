@@ -28,6 +28,7 @@ class Limits:
 
     max_model_len: int
     kv_tokens: float
+    block_size: int
 
     def sequence(self, request: Request, reach_s: float) -> Sequence | str:
         """The request as an engine runs it, or why it is refused: it could never run.
@@ -40,7 +41,8 @@ class Limits:
         if prompt >= self.max_model_len:
             return f"the prompt of {prompt} tokens leaves no room for output within max_model_len {self.max_model_len}"
         if prompt > self.kv_tokens:
-            return f"the prompt of {prompt} tokens can never fit the KV cache of {self.kv_tokens} tokens"
+            held = f"{self.kv_tokens + self.block_size} tokens, {self.kv_tokens} without the null block"
+            return f"the prompt of {prompt} tokens can never fit the KV cache of {held}"
         limit = self.max_model_len - prompt
         if self.kv_tokens - prompt + 1 < limit:  # the last token is never computed
             limit = int(self.kv_tokens) - prompt + 1
@@ -69,7 +71,8 @@ class FrontEnd:
             env, source, router, engines, limits, log,
         )  # fmt: skip
         self.front_end_s, self.end_s, self.progress = front_end_s, end_s, progress
-        self.arrived = 0
+        self.arrived = self.rejected = 0
+        self.first_rejected: Sequence | None = None
         self.under_way: dict[int, Sequence] = {}  # by index: dispatched, and not yet at their engine
         self._ends: list[tuple[float, int]] = []  # heap: step ends that finish a request, for a router that tracks them
         for engine in engines:
@@ -134,6 +137,8 @@ class FrontEnd:
     def _reject(self, request: Request, reason: str) -> None:
         seq = Sequence(request, request.arrival_s, 0, 0, False)
         seq.status, seq.reason = REJECTED, reason
+        self.rejected += 1
+        self.first_rejected = self.first_rejected or seq
         self._closed(seq)
         if self.source.reacts:
             self.env.at(self.env.now, self._delivered, (request, REJECTED), DELIVERY)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .scenario import Scenario
     from .workload.source import Source
 
+ROUNDING_S = 1e-9  # step ends are sums: what should end as the clock stops may come out a trifle later
 NEEDED = {"requests": REQUEST_COLUMNS, "spans": SPAN_COLUMNS, "steps": STEP_COLUMNS}
 SCHEMAS = {"requests": REQUESTS, "spans": SPANS, "steps": STEPS}
 
@@ -151,7 +152,7 @@ class _Run:
             self.engines[-1].log.count_rows = self.pool.model.is_moe
         self.price = self.engines[0].cost
         self.requests = RequestLog(self.price.response_s, self.sinks.requests.write, self.sinks.spans.write)
-        self.requests.end_s = self.end_s
+        self.requests.end_s = self.end_s + ROUNDING_S
         self.requests.lanes = [(self.label, engine.lane.ends) for engine in self.engines]
         router = registry.build("router", scenario.cluster.router)
         if hasattr(router, "begin"):
@@ -161,7 +162,7 @@ class _Run:
             self.source,
             router,
             self.engines,
-            Limits(sizes.max_model_len, sizes.num_gpu_blocks * sizes.block_size if check_kv else inf),
+            Limits(sizes.max_model_len, sizes.num_gpu_blocks * sizes.block_size if check_kv else inf, sizes.block_size),
             self.requests,
             self.price.front_end_s,
             self.end_s,
@@ -177,13 +178,16 @@ class _Run:
                     " each other for ever; raise the KV cache or lower max_num_seqs"
                 )
                 continue
-            engine.stop(self.end_s)
+            engine.stop(self.end_s + ROUNDING_S)
             for seq in engine.unfinished():
                 if self.end_s == inf:
                     seq.status, seq.reason = FAILED, "it can never be scheduled: the KV cache is too small for it"
                 self.requests.close(seq)
         for seq in self.front_end.under_way.values():
             self.requests.close(seq)
+        first = self.front_end.first_rejected
+        if first is not None:
+            self.warnings.append(f"{self.front_end.rejected:,} rejected; the first, {first.request.id}: {first.reason}")
         self.requests.finish()
         self.sinks.close()
 

@@ -90,7 +90,7 @@ def test_b33_the_window_of_the_throughput(step_s: float, tokens: int, stop_s: fl
     data = scenario(
         {"max_num_seqs": 1, "async_scheduling": asynchronous},
         workload={
-            "duration_s": stop_s + 1e-9,  # the token at the stop itself belongs to it
+            "duration_s": stop_s,  # the token at the stop itself belongs to it
             "arrivals": {"name": "closed_loop", "concurrency": 1},
             "prompt_tokens": 1,
             "output_tokens": tokens,
