@@ -71,7 +71,7 @@ class FrontEnd:
             env, source, router, engines, limits, log,
         )  # fmt: skip
         self.front_end_s, self.end_s, self.progress = front_end_s, end_s, progress
-        self.arrived = self.rejected = 0
+        self.rejected = 0
         self.first_rejected: Sequence | None = None
         self.under_way: dict[int, Sequence] = {}  # by index: dispatched, and not yet at their engine
         self._ends: list[tuple[float, int]] = []  # heap: step ends that finish a request, for a router that tracks them
@@ -104,7 +104,6 @@ class FrontEnd:
         self._submit(request, nextafter(request.arrival_s + self.front_end_s, inf))
 
     def _submit(self, request: Request, reach_s: float) -> None:
-        self.arrived += 1
         seq = self.limits.sequence(request, reach_s)
         if isinstance(seq, str):
             self._reject(request, seq)
