@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"{error.filename or out}: {error.strerror or error}", file=sys.stderr)
         return 2
-    print(f"{written[0]} and {len(written) - 1} plots beside it")
+    plots = sum(path.suffix == ".png" for path in written)
+    print(f"{written[0]} and {plots} plots beside it")
     return 0
 
 

@@ -1,6 +1,7 @@
 """What to type to measure on real GPUs what was simulated: `vllm serve` and `vllm bench serve`, from the scenario.
 
-Where vLLM's benchmark cannot express the scenario, the nearest it can is given, with a comment that says so.
+Fixed and uniform lengths are random prompts to vLLM's benchmark, and Poisson, gamma and constant arrivals a rate. What
+is neither is replayed from a file of the simulated requests (`replay`). What cannot be expressed, a comment says.
 """
 
 import shlex
@@ -9,6 +10,7 @@ from typing import Any
 
 from .load import name_of
 from .plots.style import rates_of
+from .replay import chunk_tokens
 from .variants import Variant
 
 HUGGING_FACE = {
@@ -42,13 +44,25 @@ HUGGING_FACE = {
 Scenario = dict[str, Any]
 
 
-def commands(found: Sequence[Variant]) -> list[str]:
-    """Shell text: a server for each of vLLM's policies, then the load; empty where no policy is vLLM's."""
+RATES = ("poisson", "gamma", "constant")
+NO_RATE = ("closed_loop", "batch")
+
+
+def replayed(found: Sequence[Variant]) -> Variant | None:
+    """Of which variant the benchmark needs the requests as a file; None where it does without."""
+    first = next((variant for variant in found if _is_vllm(variant)), None)
+    return first if first is not None and _from_file(first.first.scenario) else None
+
+
+def commands(found: Sequence[Variant], file: str = "requests.jsonl") -> list[str]:
+    """Shell text: a server for each of vLLM's policies, then the load; empty where no policy is vLLM's.
+
+    `file` is where the requests of `replayed` are written.
+    """
     servers: dict[str, str] = {}
     for variant in found:
-        pools = _pools(variant.first.scenario)
-        if len(pools) == 1 and name_of(pools[0].get("policy")) == "vllm":
-            servers.setdefault(variant.label, _serve(pools[0]))
+        if _is_vllm(variant):
+            servers.setdefault(variant.label, _serve(_pools(variant.first.scenario)[0]))
     if not servers:
         return []
     told = []
@@ -56,7 +70,12 @@ def commands(found: Sequence[Variant]) -> list[str]:
         labels = [label for label, other in servers.items() if other == text]
         told.append((f"# {', '.join(labels)}\n" if len({v.label for v in found}) > 1 else "") + text)
     first = next(variant for variant in found if variant.label in servers)
-    return [*told, _bench(first, [rate for rate in rates_of(found) if rate is not None])]
+    return [*told, _bench(first, [rate for rate in rates_of(found) if rate is not None], file)]
+
+
+def _is_vllm(variant: Variant) -> bool:
+    pools = _pools(variant.first.scenario)
+    return len(pools) == 1 and name_of(pools[0].get("policy")) == "vllm"
 
 
 def _pools(scenario: Scenario) -> list[Scenario]:
@@ -93,34 +112,61 @@ def _serve(pool: Scenario) -> str:
     return comment + _joined(["vllm serve", shlex.quote(model)], words, flags)
 
 
-def _bench(variant: Variant, rates: Sequence[float]) -> str:
+def _bench(variant: Variant, rates: Sequence[float], file: str) -> str:
     scenario, summary = variant.first.scenario, variant.first.summary
-    workload = scenario.get("workload") or {}
-    arrivals = workload.get("arrivals") or {}
-    arrivals = arrivals if isinstance(arrivals, dict) else {"name": arrivals}
+    workload, arrivals = scenario.get("workload") or {}, _arrivals(scenario)
     model, _ = _model(_pools(scenario)[0])
     notes: list[str] = []
-    lengths = _lengths(workload, summary, notes)
-    count = workload.get("num_requests") or summary.get("requests")
-    load = _load(arrivals, summary, len(rates) > 1, notes)
+    several = len(rates) > 1
+    lengths: list[tuple[str, Any]]
+    if _from_file(scenario):
+        lengths = [("--dataset-name", "timed_trace"), ("--dataset-path", shlex.quote(file))]
+        lengths.append(("--timed-trace-chunk-hash-size", chunk_tokens(scenario)))
+        notes.append(f"{file}, beside the report, has the simulated requests: when each comes, and its lengths")
+        _say_of_prefixes(workload, notes)
+        count = summary.get("requests")
+    else:
+        lengths = _random(_lengths(workload), workload, notes)
+        count = workload.get("num_requests") or summary.get("requests")
+    own_times = arrivals.get("name") not in (*RATES, *NO_RATE)
+    scales = [f"{float(variant.rate_per_s or rates[0]) / rate:.6g}" for rate in rates] if several else []
+    if own_times:
+        load: list[tuple[str, Any]] = [("--timed-trace-sec-multiplier", "$scale" if several else 1)]
+        if several and arrivals.get("name") != "trace":
+            notes.append(f"other rates send the {arrivals.get('name')} arrivals of the first, faster or slower")
+    else:
+        load = _load(arrivals, summary, several, notes)
     limits = scenario.get("slo") or {}
     names = {"ttft_ms": "ttft", "tpot_ms": "tpot", "e2e_ms": "e2el"}
     goodput = " ".join(f"{names[key]}:{limits[key]:g}" for key in names if limits.get(key) is not None)
     words = [*lengths, ("--num-prompts", count), *load, ("--goodput", goodput or None)]
     words += [("--percentile-metrics", "ttft,tpot,itl,e2el"), ("--metric-percentiles", "50,90,95,99")]
     words.append(("--seed", scenario.get("seed", 0)))
-    flags = ["--ignore-eos"]
+    flags = ["--self-timed"] if own_times else []
+    flags += ["--disable-shuffle"] if _from_file(scenario) else []
+    flags.append("--ignore-eos")
     if not workload.get("ignore_eos"):
         notes.append("random tokens have no natural end: --ignore-eos keeps the output lengths")
     text = _joined(["vllm bench serve", f"--model {shlex.quote(model)}"], words, flags)
-    if len(rates) > 1:
+    if several:
         text = text.replace("\n", "\n  ")
-        text = f"for rate in {' '.join(f'{rate:g}' for rate in rates)}; do\n  {text}\ndone"
+        each = f"scale in {' '.join(scales)}" if own_times else f"rate in {' '.join(f'{rate:g}' for rate in rates)}"
+        text = f"for {each}; do\n  {text}\ndone"
     return "".join(f"# {note}\n" for note in notes) + text
 
 
+def _arrivals(scenario: Scenario) -> Scenario:
+    arrivals = (scenario.get("workload") or {}).get("arrivals") or {}
+    return arrivals if isinstance(arrivals, dict) else {"name": arrivals}
+
+
+def _from_file(scenario: Scenario) -> bool:
+    own_times = _arrivals(scenario).get("name") not in (*RATES, *NO_RATE)
+    return own_times or not _lengths(scenario.get("workload") or {})
+
+
 def _load(arrivals: Scenario, summary: Scenario, several: bool, notes: list[str]) -> list[tuple[str, Any]]:
-    """When requests are sent."""
+    """When requests are sent, where that is a rate or a number of users."""
     name, rate = arrivals.get("name"), arrivals.get("rate_per_s")
     if name == "closed_loop":
         if arrivals.get("think_time_s"):
@@ -131,48 +177,41 @@ def _load(arrivals: Scenario, summary: Scenario, several: bool, notes: list[str]
     burstiness = arrivals.get("burstiness") if name == "gamma" else None
     if name == "constant" or burstiness == float("inf"):
         burstiness = 1_000_000
-    elif name not in ("poisson", "gamma"):
-        notes.append(
-            f"{name} arrivals cannot be sent by this benchmark: Poisson arrivals at the same mean rate instead"
-        )
     if rate is None:
         rate = summary.get("rate_per_s") or summary.get("arrival_rate_per_s")
     shown = "$rate" if several else f"{rate:.4g}" if rate is not None else "inf"
     return [("--request-rate", shown), ("--burstiness", burstiness)]
 
 
-def _lengths(workload: Scenario, summary: Scenario, notes: list[str]) -> list[tuple[str, Any]]:
-    """Random prompts of the scenario's lengths; uniform ones are exact, of others the means."""
+def _lengths(workload: Scenario) -> list[tuple[int, float]]:
+    """(middle, half width by middle) of the prompts' and the outputs' lengths; empty if not both fixed or uniform."""
     classes = list((workload.get("classes") or {}).values())
-    done = summary.get("completed") or 0
-    means = [
-        round((summary.get(key) or 0) / done) if done else None for key in ("total_input_tokens", "total_output_tokens")
-    ]
-    found: list[tuple[Any, float]] = [(mean, 0.0) for mean in means]
-    if len(classes) == 1 and classes[0].get("prompt_tokens") and classes[0].get("output_tokens"):
-        found = []
-        for key, mean in zip(("prompt_tokens", "output_tokens"), means, strict=True):
-            law = classes[0][key]
-            law = law if isinstance(law, dict) else {"name": "fixed", "tokens": law}
-            if law.get("name") == "fixed":
-                found.append((law.get("tokens"), 0.0))
-            elif law.get("name") == "uniform" and law.get("min") is not None:
-                middle = (law["min"] + law["max"]) / 2
-                found.append((round(middle), round((law["max"] - middle) / middle, 4) if middle else 0.0))
-            else:
-                found.append((mean, 0.0))
-                notes.append(f"{key} are {law.get('name')} in the simulation: here all have the mean it came to")
-    else:
-        notes.append("lengths vary from request to request in the simulation: here all have the mean it came to")
-    prefix = classes[0].get("prefix") if len(classes) == 1 else None
-    (prompt, prompt_width), (output, output_width) = found
+    found = []
+    for key in ("prompt_tokens", "output_tokens"):
+        law = classes[0].get(key) if len(classes) == 1 else None
+        if isinstance(law, int):
+            law = {"name": "fixed", "tokens": law}
+        if not isinstance(law, dict):
+            return []
+        if law.get("name") == "fixed":
+            found.append((int(law["tokens"]), 0.0))
+        elif law.get("name") == "uniform" and law.get("min") is not None:
+            middle = (law["min"] + law["max"]) / 2
+            found.append((round(middle), round((law["max"] - middle) / middle, 4) if middle else 0.0))
+        else:
+            return []
+    return found
+
+
+def _random(lengths: Sequence[tuple[int, float]], workload: Scenario, notes: list[str]) -> list[tuple[str, Any]]:
+    """Random prompts of these lengths, behind a shared prefix if there is one."""
+    (prompt, prompt_width), (output, output_width) = lengths
+    prefix = next(iter(workload["classes"].values())).get("prefix")
+    dataset: list[tuple[str, Any]] = [("--random-input-len", prompt)]
     if prefix and prompt:
         shared = min(int(prefix["tokens"]), int(prompt) - 1)
-        if int(prefix.get("groups") or 1) > 1:
-            notes.append(f"one shared prefix instead of {prefix['groups']}")
-        dataset: list[tuple[str, Any]] = [("--random-prefix-len", shared), ("--random-input-len", prompt - shared)]
-    else:
-        dataset = [("--random-input-len", prompt)]
+        _say_of_prefixes(workload, notes, "one shared prefix instead of {groups}")
+        dataset = [("--random-prefix-len", shared), ("--random-input-len", prompt - shared)]
     ratio: Any = prompt_width if prompt_width == output_width else None
     if ratio is None:
         ratio = shlex.quote(f'{{"input": {prompt_width:g}, "output": {output_width:g}}}')
@@ -182,6 +221,17 @@ def _lengths(workload: Scenario, summary: Scenario, notes: list[str]) -> list[tu
         ("--random-output-len", output),
         ("--random-range-ratio", ratio or None),
     ]
+
+
+def _say_of_prefixes(
+    workload: Scenario, notes: list[str], text: str = "the {groups} shared prefixes are not in it, so nothing is cached"
+) -> None:
+    for kind in (workload.get("classes") or {}).values():
+        prefix = kind.get("prefix")
+        groups = int(prefix.get("groups") or 1) if prefix else 0
+        if groups > 1 or (groups and len(workload["classes"]) > 1):
+            notes.append(text.format(groups=groups))
+            return
 
 
 def _option(key: str, on: bool = True) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import catalog, explore, facts, pairs
-from .commands import commands
+from . import catalog, explore, facts, pairs, replay
+from .commands import commands, replayed
 from .headline import headline, verdicts
 from .load import Run, find
 from .plots import Plot, draw_all
@@ -42,7 +42,8 @@ CLASS_METRICS = (
 
 
 def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> list[Path]:
-    """Writes the report of these results and its PNGs (`NAME-plot.png` beside NAME.html); returns what was written.
+    """Writes the report of these results, its PNGs (`NAME-plot.png` beside NAME.html) and, where vLLM's benchmark needs
+    them, the requests; returns what was written.
 
     Raises ResultError for a folder without a result; then nothing is written.
     """
@@ -50,14 +51,21 @@ def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> lis
     found = variants(find(run_folders))
     runs = [run for variant in found for run in variant.runs]
     plots = draw_all(found)
-    files = {out: render(runs, found, plots, out.parent).encode()}
+    files = {out: render(runs, found, plots, out).encode()}
     files |= {out.with_name(f"{out.stem}-{plot.name}.png"): plot.png for plot in plots}
+    if of := replayed(found):
+        files[out.with_name(_requests(out))] = replay.trace(of.first).encode()
     _write(files)
     return list(files)
 
 
-def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot], beside: Path) -> str:
-    """The HTML text of a report that stands in the folder `beside`."""
+def _requests(out: Path) -> str:
+    """Name of the file that vLLM's benchmark takes, beside the report."""
+    return f"{out.stem}-requests.jsonl"
+
+
+def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot], out: Path) -> str:
+    """The HTML text of the report `out`."""
     folder = Path(__file__).parent / "templates"
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": StrictUndefined}
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, **options)
@@ -78,13 +86,13 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
         few=any(variant.few(metric.name) for variant in found for metric in catalog.KEY),
         replicated=any(len(variant.runs) > 1 for variant in found),
         explore_data=Markup(explore.data(found)),
-        commands=commands(found),
+        commands=commands(found, _requests(out)),
         compared=len(found) > 1,
         outcomes=_outcomes(found),
         sections=[section for section in sections if section[2]],
         encoded={plot.name: base64.b64encode(plot.png).decode() for plot in plots},
         details=_details(found),
-        folders=[_seen_from(beside, run.folder) for run in runs],
+        folders=[_seen_from(out.parent, run.folder) for run in runs],
     )
 
 

@@ -4,9 +4,13 @@
     activations = tokens x (4 h + 6 ffn / TP) bytes + sequences x vocabulary x (2 / TP + 8) bytes
 
 h is the hidden size, ffn the MLP's width; tokens and sequences are the most that one step holds. The second term is
-the sampler's logits. The form and 0.55 GiB fit vLLM 0.15's own count within 1 % on seven of eight published runs (+3
-to +5 % on one). There is no reserve beyond it: with gpu_memory_utilization 1 all the rest is KV. All sizes are per
-GPU, GiB = 2^30 bytes.
+the sampler's logits. vLLM up to 0.15 sorted them, after the layers: 40 bytes a logit [vllm-project/vllm#32558: 1.25 GiB
+for 256 x 131,072], beside the hidden states. Under `sampler: sort` activations are therefore
+
+    max(tokens x (4 h + 6 ffn / TP), tokens x 2 h + sequences x vocabulary x 40) bytes
+
+There is no reserve beyond it: with gpu_memory_utilization 1 all the rest is KV. All sizes are per GPU, GiB = 2^30
+bytes.
 """
 
 from collections.abc import Callable
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 CUDA_CONTEXT_GIB = 0.55
+SORTED_LOGIT_BYTES = 40  # the logit in fp32 and a copy, sorted values and 8-byte indices, the sort's own buffers
 
 
 class MemoryRefused(Complaint):
@@ -43,11 +48,14 @@ class KVSizes:
     warnings: list[str] = field(default_factory=list)
 
 
-def activation_bytes(model: Model, tp: int, tokens: int, sequences: int) -> float:
+def activation_bytes(model: Model, tp: int, tokens: int, sequences: int, sampler: str = "triton") -> float:
     """Most memory that a step's intermediate results take, bytes per GPU."""
     width = model.mlp_width * model.num_experts_per_tok  # of a mixture, the experts that compute a token
     hidden = tokens * (4 * model.hidden_size + 6 * width / tp)
-    return hidden + sequences * model.vocab_size * (2 / tp + 8)
+    logits = sequences * model.vocab_size
+    if sampler == "sort":
+        return max(hidden, tokens * 2 * model.hidden_size + logits * SORTED_LOGIT_BYTES)
+    return hidden + logits * (2 / tp + 8)
 
 
 def block_bytes(model: Model, engine: "Engine") -> int:
@@ -131,7 +139,7 @@ class _Plans:
     def activations_gib(self, length: int) -> float:
         of_policy = getattr(self.policy, "activation_tokens", None)
         tokens = of_policy(length) if of_policy else getattr(self.policy, "max_num_batched_tokens", None) or length
-        return activation_bytes(self.model, self.tp, tokens, self.sequences) / GIB
+        return activation_bytes(self.model, self.tp, tokens, self.sequences, self.engine.sampler) / GIB
 
     def free_gib(self, length: int, utilization: float | None = None) -> float:
         share = self.engine.gpu_memory_utilization if utilization is None else utilization

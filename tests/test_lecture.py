@@ -15,6 +15,7 @@ import pytest
 import sim
 
 SCENARIO = Path(__file__).resolve().parent.parent / "scenarios" / "lecture_batching.yaml"
+PAGE = SCENARIO.parent.parent / "docs" / "lecture.md"
 BANDWIDTH = 3.35e12  # bytes/s, H100
 LAYERS, HIDDEN, HEADS, HEAD_DIM, MLP, VOCABULARY = 40, 5120, 40, 128, 13824, 32000
 PARAMETERS = 2 * VOCABULARY * HIDDEN + 3 * HIDDEN * MLP * LAYERS + 4 * HIDDEN * HEADS * HEAD_DIM * LAYERS
@@ -116,3 +117,39 @@ def test_grouped_heads_shrink_the_cache_and_let_in_larger_batches() -> None:
     assert seconds == pytest.approx(closed_form_s(context, kv_heads=8) + rows, rel=1e-3)
     assert seconds < 0.5 * last_decode("batch-64")[0]
     sim.load(SCENARIO, [grouped, "policies.large={name: static, batch_size: 256}"], policy="large")  # fits now
+
+
+CHANGES = {
+    "none": (),
+    "fp8 weights": ("engine.weight_dtype=fp8",),
+    "fp8 cache": ("engine.kv_cache_dtype=fp8",),
+    "8 KV heads": ("model={name: llama-2-13b, num_key_value_heads: 8}",),
+}
+LARGE = ("policies.batch-256={name: static, batch_size: 256}", "workload.num_requests=256")
+
+
+def test_the_page_has_these_numbers() -> None:
+    """Every row of both tables, the lines on replicas, and each change as a command of the page."""
+    page = PAGE.read_text("utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    plain = [row for row in rows if row[0].isdigit()]
+    changed = [row for row in rows if row[0] in CHANGES]
+    assert len(plain) == 4 and len(changed) == 8
+    for batch, closed_ms, step_ms, throughput, first_ms in plain:
+        seconds, _ = last_decode(f"batch-{batch}")
+        memory = 2 * PARAMETERS + int(batch) * 2 * 2 * 1024 * HEADS * HEAD_DIM * LAYERS
+        first_s = float(np.min(result(f"batch-{batch}").requests["first_token_s"].to_numpy()))
+        assert (closed_ms, step_ms) == (f"{1000 * memory / BANDWIDTH:.2f}", f"{1000 * seconds:.2f}")
+        assert (throughput, first_ms) == (f"{int(batch) / seconds:,.0f}", f"{1000 * first_s:,.0f}")
+    for change, batch, step_ms, throughput in changed:
+        more = LARGE if batch == "256" else ()
+        seconds, _ = last_decode(f"batch-{batch}", *CHANGES[change], *more)
+        assert (step_ms, throughput) == (f"{1000 * seconds:.2f}", f"{int(batch) / seconds:,.0f}")
+        assert all(override in page for override in (*CHANGES[change], *more))
+    one = result("batch-16").summary
+    four = result("batch-16", "replicas=4", "workload.num_requests=512").summary
+    assert f"{four['output_throughput']:,.0f} output tokens a second against {one['output_throughput']:,.0f}" in page
+    assert f"{one['mean_tpot_ms']:.2f} ms" in page
+    with pytest.raises(sim.ScenarioError) as refused:
+        sim.load(SCENARIO, LARGE[:1], policy="batch-256")
+    assert page[page.index("policies.batch-256: ") :].splitlines()[0] in str(refused.value)

@@ -1,19 +1,24 @@
 """Many simulations at a time: the same bytes however many, and what replications say of each other."""
 
+import html
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from analysis import pairs
 from analysis.commands import commands
 from analysis.compare import PAIRED, comparison, paired, told
 from analysis.headline import headline, verdicts
 from analysis.load import find
+from analysis.report import write_report
 from analysis.variants import Variant, variants
 from sim import from_mapping, results
 from sim.cli import main
@@ -281,10 +286,57 @@ def test_commands_say_what_to_type_on_real_gpus(scenario: Path, tmp_path: Path) 
     assert serve_text.startswith("# vllm\n")  # the static policy is none of vLLM's
     flat = bench.replace("\\\n      ", "")
     assert "for rate in 4 8; do" in flat and "--request-rate $rate" in flat and "--goodput ttft:500" in flat
-    assert "--num-prompts 60" in flat and "--random-output-len 35" in flat
-    assert "# prompt_tokens are lognormal" in flat and "output_tokens" not in flat
-    assert '--random-range-ratio \'{"input": 0, "output": 0.7143}\'' in flat
+    assert "--num-prompts 60" in flat and "--random-" not in flat  # lognormal prompts
+    assert "--dataset-name timed_trace --dataset-path requests.jsonl --timed-trace-chunk-hash-size 512" in flat
+    assert "--self-timed" not in flat
     assert subprocess.run(["bash", "-n"], input=f"{serve_text}\n{bench}", text=True, check=False).returncode == 0
+
+
+def test_uniform_lengths_are_random_prompts(tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, {"name": "poisson", "rate_per_s": 8}, prompt={"name": "uniform", "min": 50, "max": 150})
+    assert "--dataset-name random --random-input-len 100 --random-output-len 35" in bench
+    assert '--random-range-ratio \'{"input": 0.5, "output": 0.7143}\'' in bench
+
+
+def test_the_requests_are_written_beside_the_report(tmp_path: Path) -> None:
+    """Every law and every arrival process, as the data set that vLLM's benchmark replays with their times."""
+    arrivals = {"name": "piecewise", "points": [[0, 4], [5, 20]]}
+    bench = bench_of(tmp_path, arrivals, prefix={"tokens": 40})
+    assert "--dataset-path report-requests.jsonl --timed-trace-chunk-hash-size 16" in bench
+    assert "--timed-trace-sec-multiplier 1" in bench and "--self-timed" in bench and "--request-rate" not in bench
+    rows = [json.loads(line) for line in (tmp_path / "report-requests.jsonl").read_text().splitlines()]
+    requests = pq.read_table(tmp_path / "r" / "requests.parquet").to_pylist()
+    assert [row["input_length"] for row in rows] == [each["prompt_tokens"] for each in requests]
+    assert [row["output_length"] for row in rows] == [each["output_tokens"] for each in requests]
+    times = np.array([each["arrival_s"] for each in requests])
+    assert [row["timestamp"] for row in rows] == pytest.approx(times - times[0], abs=1e-6)
+    assert all(16 * (len(row["hash_ids"]) - 1) < row["input_length"] <= 16 * len(row["hash_ids"]) for row in rows)
+    assert all(row["hash_ids"][:2] == [0, 1][: len(row["hash_ids"])] for row in rows)  # 40 tokens: two whole blocks
+    rest = [each for row in rows for each in row["hash_ids"][2:]]
+    assert len(rest) == len(set(rest)) and not {0, 1} & set(rest)
+
+
+def test_several_rates_of_a_trace_are_several_scales(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    arrivals = {"name": "piecewise", "points": [[0, 4], [5, 20]]}
+    path.write_text(SCENARIO.replace("{name: poisson, rate_per_s: 8}", json.dumps(arrivals)))
+    options = ["--policies", "vllm", "--rates", "4,8", "--jobs", "1"]
+    assert main(["compare", str(path), *options, "--out", str(tmp_path / "c")]) == 0
+    bench = commands(variants(find([tmp_path / "c"])))[-1]
+    assert "for scale in 1 0.5; do" in bench and "--timed-trace-sec-multiplier $scale" in bench
+
+
+def bench_of(folder: Path, arrivals: dict[str, object], prompt: object = None, prefix: object = None) -> str:
+    """The benchmark's command in the report of a run, options in one line."""
+    data = yaml.safe_load(SCENARIO)
+    data["workload"]["arrivals"] = arrivals
+    data["workload"] |= {"prompt_tokens": prompt} if prompt else {}
+    data["workload"] |= {"prefix": prefix} if prefix else {}
+    (folder / "s.yaml").write_text(yaml.safe_dump(data))
+    assert main(["run", str(folder / "s.yaml"), "--policy", "vllm", "--out", str(folder / "r")]) == 0
+    write_report([folder / "r"], folder / "report.html")
+    text = html.unescape((folder / "report.html").read_text())
+    return text[text.index("vllm bench serve") :].replace(" \\\n    ", " ")
 
 
 @pytest.mark.parametrize(

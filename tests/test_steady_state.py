@@ -9,8 +9,10 @@ from sim import from_mapping, simulate
 from sim.metrics.steady import ABOVE, DRAINED, NOTHING, STABLE, steady_state, warmup_by_mser5
 
 
-def queue(rate: float, count: int = 2000, seed: int = 0, servers: int = 1, cv: float = 1.0) -> dict[str, Any]:
-    """First come, first served, mean service 1 s, Poisson arrivals; gamma service times."""
+def queue(
+    rate: float, count: int = 2000, seed: int = 0, servers: int = 1, cv: float = 1.0, told: float | None = None
+) -> dict[str, Any]:
+    """First come, first served, mean service 1 s, Poisson arrivals; gamma service times. `told`: the rate, if it is."""
     rng = np.random.default_rng(seed)
     arrival = np.cumsum(rng.exponential(1 / rate, count))
     service = rng.gamma(1 / cv**2, cv**2, count) if cv else np.ones(count)
@@ -20,7 +22,7 @@ def queue(rate: float, count: int = 2000, seed: int = 0, servers: int = 1, cv: f
         at = int(free.argmin())
         begin[i] = max(free[at], arrival[i])
         free[at] = begin[i] + service[i]
-    return steady_state(arrival, begin, begin + service, service, 0.0, np.inf)
+    return steady_state(arrival, begin, begin + service, service, 0.0, np.inf, told)
 
 
 @pytest.mark.parametrize("load, verdict", [(0.5, STABLE), (0.8, STABLE), (1.3, ABOVE), (2.0, ABOVE), (8.0, ABOVE)])
@@ -35,6 +37,43 @@ def test_near_capacity_noise_rarely_trips_it(cv: float) -> None:
     verdicts = [queue(0.95, seed=seed, cv=cv)["verdict"] for seed in range(60)]
     assert verdicts.count(ABOVE) <= 4
     assert [queue(1.15, 4000, seed, cv=cv)["verdict"] for seed in range(20)].count(ABOVE) >= 17
+
+
+@pytest.mark.parametrize("cv, at_105, at_110", [(0.0, 0.7, 0.9), (0.5, 0.25, 0.6), (1.0, 0.1, 0.3)])
+def test_a_known_rate_tells_a_small_excess_in_few_requests(cv: float, at_105: float, at_110: float) -> None:
+    """300 requests; the more their work varies, the less can be told of a few per cent. Never at the cost of alarms."""
+
+    def share(load: float, told: bool) -> float:
+        verdicts = [queue(load, 300, seed, cv=cv, told=load if told else None)["verdict"] for seed in range(100)]
+        return verdicts.count(ABOVE) / len(verdicts)
+
+    assert share(1.05, True) >= at_105 and share(1.1, True) >= at_110
+    assert share(1.1, True) > share(1.1, False) + 0.1
+    assert share(0.8, True) == 0 and share(0.9, True) <= 0.01 and share(0.95, True) <= 0.03
+
+
+def test_a_real_run_is_told_the_rate_of_its_scenario() -> None:
+    """5 % above capacity, 300 requests: most seeds are told, and the sentence has both rates; 10 % below, none."""
+    few = {"num_requests": 300}
+    over = [run({"seed": seed}, arrivals={"name": "poisson", "rate_per_s": 2.415}, **few) for seed in range(8)]
+    told = [summary for summary in over if summary["verdict"] == ABOVE]
+    assert len(told) >= 5
+    assert any("requests/s were offered, 2.3 admitted" in summary["verdict_evidence"] for summary in told)
+    under = [run({"seed": seed}, arrivals={"name": "poisson", "rate_per_s": 2.07}, **few) for seed in range(8)]
+    assert [summary["verdict"] for summary in under] == [STABLE] * 8
+
+
+def test_requests_that_only_wait_for_the_next_step_are_no_queue() -> None:
+    """Fifty arrive during each step of 0.1 s, and all are admitted with the next: half the capacity, fixed lengths."""
+    for seed in range(6):
+        arrival = np.cumsum(np.random.default_rng(seed).exponential(1 / 500, 5000))
+        begin = np.ceil(arrival / 0.1) * 0.1
+        found = steady_state(arrival, begin, begin + 1, np.ones(5000), 0.0, np.inf, 500.0)
+        assert found["verdict"] == STABLE and "all the time" not in found["verdict_evidence"]
+
+
+def test_a_rate_that_is_not_that_of_the_arrivals_is_not_believed() -> None:
+    assert [queue(0.9, 300, seed, cv=0.0, told=2.0)["verdict"] for seed in range(20)].count(ABOVE) == 0
 
 
 def test_evidence_has_the_numbers() -> None:

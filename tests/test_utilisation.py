@@ -1,5 +1,6 @@
 """MFU and MBU of replicas: against sums over the requests, and never above 1."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +70,39 @@ def test_never_above_one(changes: dict[str, Any]) -> None:
         for wall, busy in zip(*values, strict=True):
             assert 0 < wall <= busy <= 1
     assert len(values[0]) == changes.get("replicas", 1)
+
+
+def test_the_warm_up_is_cut_as_from_throughput() -> None:
+    """Two seconds of hardly anything but 40 prompts, then decoding alone, which is bound by memory."""
+    workload = {
+        "num_requests": 40,
+        "arrivals": "batch",
+        "prompt_tokens": 2000,
+        "output_tokens": 400,
+        "ignore_eos": True,
+    }
+    whole, late = ran(workload=workload).summary, ran(workload=workload, warmup_s=2.5).summary
+    assert late["warmup_s"] == 2.5
+    assert whole["mfu"] > 0.3 and late["mfu"] < 0.1
+    assert late["mbu"] > 0.9
+    before = ran(workload=workload, warmup_s=1e-9).summary  # cut, but of nothing: the sums must be those of the run
+    for name in ("mfu", "mbu", "mfu_busy", "mbu_busy"):
+        assert before[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+def test_the_window_is_that_of_the_steps_and_prompts_in_it(tmp_path: Path) -> None:
+    """Two bursts of equal requests, the second after the warm-up: it has half of all that was computed."""
+    trace = tmp_path / "two.csv"
+    burst = [f"{at},{1500},{50}" for at in (0.0, 0.0, 0.0, 20.0, 20.0, 20.0)]
+    trace.write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *burst]))
+    workload = {"arrivals": {"name": "trace", "file": str(trace)}, "ignore_eos": True}
+    for model in ("llama-3.1-8b", "mixtral-8x7b"):
+        engine = {"tensor_parallel_size": 2}
+        whole = ran(model=model, engine=engine, workload=workload).summary
+        late = ran(model=model, engine=engine, workload=workload, warmup_s=20.0).summary
+        for name in ("mfu", "mbu"):
+            assert late[f"{name}_busy"] == pytest.approx(whole[f"{name}_busy"], rel=1e-6)
+            assert late[name] * late["duration"] == pytest.approx(whole[name] * whole["end_s"] / 2, rel=1e-6)
 
 
 def test_a_cut_run_counts_only_what_ended() -> None:

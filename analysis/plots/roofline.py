@@ -8,13 +8,15 @@ from matplotlib.lines import Line2D
 
 from . import style
 
-NEAR = 1.3
+NEAR = 1.7
+VISIBLE = 1.005  # ratio of calibrated to ideal time from which both are drawn
 SHOWN = (("prefill", style.PALETTE[0], "o"), ("decode", style.PALETTE[1], "s"))
 
 
 def roofline(found: dict[str, Any]) -> bytes:
     """A PNG. Each operator that computes is a numbered point, named in the legend beside the axes; those that only
-    move bytes have no intensity and are left out. A point lies under the roof by what its launches do not reach."""
+    move bytes have no intensity and are left out. A point hangs under the roof, from a ring where the peaks would put
+    it, by what its launches do not reach."""
     return style.rendered(_draw, found)
 
 
@@ -42,20 +44,25 @@ def _draw(found: dict[str, Any]) -> Figure:
         f"ridge {ridge:.0f} FLOP/byte", (ridge, lowest / 1.6e12), (5, 2), textcoords="offset points", color=style.MUTED
     )
     handles = []
+    hang = any(row["ratio"] > VISIBLE for *_, row in points)
     together: list[tuple[float, float, list[str]]] = []  # points so near each other that they share a label
     for number, (step, color, marker, row) in enumerate(points, 1):
         x_at, y_at = row["intensity"], row["flops"] / row["time_s"] / 1e12
         axes.plot(x_at, y_at, marker, color=color, ms=8, alpha=0.75)
+        if row["ratio"] > VISIBLE:
+            axes.plot([x_at, x_at], [y_at, y_at * row["ratio"]], color=color, lw=1, alpha=0.5)
+            axes.plot(x_at, y_at * row["ratio"], marker, color=color, ms=6, mfc="none", alpha=0.6)
         for x_near, y_near, numbers in together:
             if max(x_at / x_near, x_near / x_at) < NEAR and max(y_at / y_near, y_near / y_at) < NEAR:
                 numbers.append(str(number))
                 break
         else:
             together.append((x_at, y_at, [str(number)]))
-        label = f"{number} {step} {row['name']}: {row['bound']}, {100 * row['share']:.0f} % of the step"
+        times = f", {row['ratio']:.2f} x the roofline" if row["ratio"] > VISIBLE else ""
+        label = f"{number} {step} {row['name']}: {row['bound']}, {100 * row['share']:.0f} % of the step{times}"
         handles.append(Line2D([], [], color=color, marker=marker, ls="", label=label))
     for place, (x_at, y_at, numbers) in enumerate(sorted(together)):
-        above = place % 2 > 0
+        above = place % 2 > 0 and not hang
         beside = (-7 if above else 7) if x_at < ridge / NEAR else 0  # off the slope
         axes.annotate(
             ", ".join(numbers), (x_at, y_at), (beside, 11 if above else -12), textcoords="offset points", size=8,

@@ -4,10 +4,16 @@ Above capacity the queue grows as long as requests arrive, and every latency say
 the system is. That has to be told from the ups and downs of a queue that is stable. At its very capacity a queue is a
 random walk: after n arrivals it has strayed by about sqrt(n (ca^2 + cs^2)), with ca and cs the coefficients of
 variation of the times between arrivals and of the work of a request [W. Whitt, Stochastic-Process Limits, 2002,
-sec. 5]. Below capacity it strays less. So a queue counts as growing only if in the end it is longer than
+sec. 5]. Below capacity it strays less. So a queue counts as growing if in the end it is longer than
 twice that, and was longer in each quarter of the arrivals than in the one before.
+
+That is slow to tell a load a few per cent above capacity. But where requests were left waiting by one admission after
+another until the end, for a third of the arrivals or more, the admissions meanwhile show the capacity itself, and the
+rate at which requests are offered is known from the scenario, free of the chance of the arrivals. So a queue counts as
+growing too if in that stretch fewer were admitted than offered, by twice what the variation of their work explains.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +27,10 @@ STEADY = (
 QUARTERS = 4
 SPREADS = 2.0
 """A queue longer than this many times what chance explains at capacity."""
+STRETCH = 1 / 3
+"""Of the arrivals' span: the admissions of a shorter saturated end say little of the capacity."""
+FEWEST = 4
+"""Requests short, at least: what steps and batches do to the count."""
 SERVED = 0.25
 """Where less than this share of the requests has ended when the last arrives, there was no steady state to see."""
 SURE = 0.8
@@ -34,11 +44,14 @@ def steady_state(
     work: np.ndarray,
     warmup_s: float,
     end_s: float,
+    offered_per_s: float | None = None,
+    engines: int = 1,
 ) -> dict[str, Any]:
     """`verdict`, `verdict_evidence` and the numbers behind it, of the requests that were not refused.
 
     Times in seconds, NaN where it did not happen; `work` is what some typical requests ask for, in any unit. The
-    window is that of the arrivals, from `warmup_s` on.
+    window is that of the arrivals, from `warmup_s` on. `offered_per_s` is the rate of arrivals that are independent of
+    each other, where it is known.
     """
     order = np.argsort(arrival_s, kind="stable")
     arrival_s = arrival_s[order]
@@ -67,6 +80,7 @@ def steady_state(
 
     chance = np.sqrt(count * (_variation(np.diff(arrival_s[inside])) + _variation(work)))
     grows = _rises(queue) and float(queue[-26:].mean()) > SPREADS * chance
+    full = _saturated(arrival_s[inside], late[0][inside], work, offered_per_s, engines)
     # Where all are admitted at once nobody waits, and the batch grows instead: just as fast at the end, though many
     # have ended by then, as at the beginning.
     spread = _quarters(inside_system)
@@ -74,6 +88,12 @@ def steady_state(
     steady_growth &= spread[3] - spread[2] > SPREADS * chance / np.sqrt(QUARTERS)
     swells = bool(_rises(inside_system) and steady_growth and finished >= SERVED * count)
     rates = f"{count / span:,.3g} requests/s came, {finished / span:,.3g} ended while they came"
+    if full and full.short > max(FEWEST, SPREADS * full.chance) and not grows and not swells:
+        text = (
+            f"some waited all the time from {full.since_s:,.4g} s on: {full.offered_per_s:,.3g} requests/s were offered"
+        )
+        text = f"{text}, {full.admitted_per_s:,.3g} admitted; {waiting:,} waited when the last of {count:,} arrived"
+        return found | {"verdict": ABOVE, "verdict_evidence": text}
     if grows or swells:
         what = f"{waiting:,} waited" if grows else f"{int(inside_system[-1]):,} were under way"
         growing = slope if grows else float(np.polyfit(at - at.mean(), inside_system, 1)[0])
@@ -85,10 +105,52 @@ def steady_state(
         )
         return found | {"verdict": DRAINED, "verdict_evidence": f"{text} a steady state"}
     many = f"{waiting:,} of {count:,} requests waited" if waiting else f"none of {count:,} requests waited"
-    short = (
-        "" if finished >= SURE * count else "; so many were still under way that a longer run would tell more surely"
-    )
+    short = ""
+    if finished < SURE * count:
+        short = "; so many were still under way that a longer run would tell more surely"
+    elif full:
+        short = f"; some waited all the time from {full.since_s:,.4g} s on, so a longer run would tell more surely"
     return found | {"verdict": STABLE, "verdict_evidence": f"{many} when the last arrived; {rates}{short}"}
+
+
+@dataclass(frozen=True)
+class _Full:
+    """The end of a run in which requests waited all the time, and were admitted as fast as the system can."""
+
+    since_s: float
+    offered_per_s: float
+    admitted_per_s: float
+    short: float  # requests offered, less those admitted
+    chance: float  # what the variation of the work, and of the arrivals where their rate is not known, makes of it
+
+
+def _saturated(
+    arrival_s: np.ndarray, scheduled_s: np.ndarray, work: np.ndarray, offered_per_s: float | None, engines: int
+) -> _Full | None:
+    """None where nobody waited, or not for long. Arrivals are in order."""
+    last, count = float(arrival_s[-1]), len(arrival_s)
+    admitted = np.sort(scheduled_s)
+    at = np.unique(admitted[admitted <= last])
+    # Who came before the last admission but this one was seen by both, though a step is decided ahead; who still waits
+    # was left behind. Several engines admit in turn, some twice before another.
+    lag = 1 if engines == 1 else 2 * engines
+    if len(at) <= lag:
+        return None
+    behind = np.searchsorted(arrival_s, at[:-lag], side="right") - np.searchsorted(admitted, at[lag:], side="right")
+    free = np.flatnonzero(behind <= 0)
+    since = float(at[lag + free[-1]]) if len(free) else float(at[lag])
+    length = last - since
+    if length < STRETCH * (last - float(arrival_s[0])):
+        return None
+    came = int(np.count_nonzero(arrival_s > since))
+    taken = int(np.count_nonzero((admitted > since) & (admitted <= last)))
+    spread = _variation(np.diff(arrival_s))
+    span = last - float(arrival_s[0])
+    # a rate that these arrivals cannot have is not theirs
+    known = offered_per_s is not None and abs(offered_per_s * span - count) < 4 * np.sqrt(count * spread) + 2
+    offered = offered_per_s * length if known and offered_per_s is not None else float(came)
+    chance = float(np.sqrt(taken * _variation(work) + (0.0 if known else came * spread)))
+    return _Full(since, offered / length, taken / length, offered - taken, chance)
 
 
 def warmup_by_mser5(times_s: np.ndarray, values: np.ndarray) -> float | None:

@@ -53,13 +53,14 @@ def summarise(
     kv_blocks_total: Mapping[int, int] | None = None,
     streamed: bool = True,
     note: str = "",
+    offered_per_s: float | None = None,
 ) -> dict[str, Any]:
     """The metrics of one run; None (null in JSON) wherever there is nothing to measure, never 0 or NaN.
 
     end_s: when the simulated clock stopped. warmup_s: "auto" cuts what MSER-5 says. slo: limits by request class (""
     for the classes without their own), each a mapping with some of ttft_ms, tpot_ms, e2e_ms. kv_blocks_total: usable
     blocks of each engine, also of those that never worked. streamed=False: all tokens of a request are delivered at
-    its end, so it has no TPOT and no ITL.
+    its end, so it has no TPOT and no ITL. offered_per_s: the rate of independent arrivals, as the scenario has it.
     """
     facts = _Requests(requests, 0.0, end_s)
     suggested = facts.warmup_by_mser5()
@@ -72,7 +73,7 @@ def summarise(
     found.update(_throughput(facts, duration, slo or {}))
     found.update(summarise_steps(steps, warmup_s, end_s, kv_blocks_total or {}))
     found.update(facts.concurrency(duration))
-    found.update(facts.steady_state())
+    found.update(facts.steady_state(offered_per_s, len(kv_blocks_total or {}) or 1))
     found["mser5_warmup_s"] = suggested
     found["engines"], found["kv_blocks_total"] = len(kv_blocks_total or {}), sum((kv_blocks_total or {}).values())
 
@@ -174,12 +175,15 @@ class _Requests:
             "max_concurrent_requests": int(at_arrivals.max()) if len(at_arrivals) else None,
         }
 
-    def steady_state(self) -> dict[str, Any]:
+    def steady_state(self, offered_per_s: float | None, engines: int) -> dict[str, Any]:
         """The verdict on the run, and the numbers behind it."""
         taken = ~(equals(self.table, "status", "rejected") | equals(self.table, "status", "shed"))
         work = (self.prompt_tokens + self.output_tokens)[self.finished]
         scheduled_s = numbers(self.table, "first_scheduled_s")[taken]
-        return steady_state(self.arrival_s[taken], scheduled_s, self.finish_s[taken], work, self.warmup_s, self.end_s)
+        if offered_per_s is not None and len(taken):
+            offered_per_s *= float(taken.mean())
+        times = self.arrival_s[taken], scheduled_s, self.finish_s[taken]
+        return steady_state(*times, work, self.warmup_s, self.end_s, offered_per_s, engines)
 
     def warmup_by_mser5(self) -> float | None:
         """Where the warm-up ends, by the E2E latencies in order of arrival."""

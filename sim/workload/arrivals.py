@@ -20,6 +20,9 @@ Rescale = Annotated[
     bool, Field(description="scale the gaps so that the last of num_requests comes at num_requests / rate_per_s")
 ]
 
+INDEPENDENT = ("poisson", "gamma", "constant")
+"""Names of processes whose gaps have nothing to do with each other, so that the rate says all of the load."""
+
 
 @register("arrivals", "poisson")
 @dataclass
