@@ -119,11 +119,9 @@ def _gpu_line(row: dict[str, Any]) -> str:
 
 
 def _calibrations() -> list[dict[str, str]]:
-    """The two words, and the packaged files by the GPU that they are for."""
+    """The two words, and the packaged files."""
     rows = [
-        {"name": "default", "help": "the packaged file of the GPU, where there is one, else ideal"},
+        {"name": "default", "help": "the packaged one of the GPU and the engine, where there is one, else ideal"},
         {"name": "ideal", "help": "peaks without overheads: optimistic"},
     ]
-    return rows + [
-        {"name": gpu, "help": f"default of {gpu}: {find_calibration('default', gpu).source}"} for gpu in packaged()
-    ]
+    return rows + [{"name": name, "help": find_calibration(name, None).source} for name in packaged()]

@@ -26,8 +26,9 @@ MOST = 10**7
 def explain(scenario: "Scenario", batch: int = BATCH, context: int = CONTEXT, prompt: int = PROMPT) -> dict[str, Any]:
     """The steps of the first pool: ridge_flop_per_byte, peaks, `prefill`, `decode`, `kv_cache`, `heads`, `lecture`.
 
-    prefill: batch, prompt, total_s, host_s, flops, bytes, operators [{name, flops, bytes, comm_bytes, intensity, bound,
-    time_s, share}]; decode likewise, with context. ScenarioError if the scenario's cost knows no operators.
+    prefill: batch, prompt, total_s, ideal_s, host_s, flops, bytes, operators [{name, flops, bytes, comm_bytes,
+    intensity, bound, time_s, share, ideal_s, ratio}]; decode likewise, with context. ideal_s is the time of the same
+    operator at the GPU's peaks, ratio the time over it. ScenarioError if the scenario's cost knows no operators.
     """
     for name, count in (("batch", batch), ("context", context), ("prompt", prompt)):
         size(str(count), name)
@@ -69,7 +70,9 @@ def size(word: str, name: str) -> int:
 
 def _pricer(scenario: "Scenario", pool: "Pool", model: "Model") -> RooflinePricer:
     built = registry.build("cost", scenario.cost)
-    cost = built.pricer(model, pool.gpu, pool.engine, None, scenario.resolve)
+    policy = registry.build("policy", pool.policy)
+    kernels, hidden = getattr(policy, "kernels", "vllm"), getattr(policy, "async_scheduling", False)
+    cost = built.pricer(model, pool.gpu, pool.engine, None, scenario.resolve, kernels, hidden)
     if not isinstance(cost, RooflinePricer):
         what = f"{scenario.cost.name} prices a step as a whole; to explain operators use roofline (--set cost=roofline)"
         raise scenario.error(Complaint(what, "cost", "name"))
@@ -82,7 +85,8 @@ def _step(cost: RooflinePricer, n: int, context: int, prompts: list[tuple[int, i
     rows = [_row(cost, operator, total_s) for operator in operators]
     return {
         "total_s": total_s,
-        "host_s": cost.prices.calibration.host_s,
+        "ideal_s": sum(row["ideal_s"] for row in rows),
+        "host_s": cost.host_s + cost.host_per_seq_s * (n + len(prompts)),
         "flops": sum(row["flops"] for row in rows),
         "bytes": sum(row["bytes"] for row in rows),
         "operators": rows,
@@ -90,7 +94,7 @@ def _step(cost: RooflinePricer, n: int, context: int, prompts: list[tuple[int, i
 
 
 def _row(cost: RooflinePricer, operator: "Operator", total_s: float) -> dict[str, Any]:
-    time_s = cost.prices.seconds(operator)
+    time_s, ideal_s = cost.seconds(operator), cost.ideal.seconds(operator)
     return {
         "name": operator.name,
         "flops": operator.count * operator.flops,
@@ -100,16 +104,18 @@ def _row(cost: RooflinePricer, operator: "Operator", total_s: float) -> dict[str
         "bound": bound(cost, operator),
         "time_s": time_s,
         "share": time_s / total_s,
+        "ideal_s": ideal_s,
+        "ratio": time_s / ideal_s if ideal_s else None,
     }
 
 
 def bound(cost: RooflinePricer, operator: "Operator") -> str:
     """What takes most of an operator's time: compute, memory, network, or latency, the fixed part of its launches."""
-    compute, memory, network = cost.prices.terms(operator)
-    most = max(compute, memory, network)
-    if cost.prices.floor(operator) > most:
+    parts = cost.prices.terms(operator)
+    most = max(parts)
+    if most in (parts.floor, parts.blocks, parts.chain):
         return "latency"
-    return "network" if network == most else "compute" if compute == most else "memory"
+    return "network" if parts.network == most else "compute" if parts.compute == most else "memory"
 
 
 def _heads(scenario: "Scenario", pool: "Pool", batch: int, context: int) -> dict[str, dict[str, Any]]:
@@ -125,7 +131,7 @@ def _heads(scenario: "Scenario", pool: "Pool", batch: int, context: int) -> dict
             "num_key_value_heads": heads,
             "kv_bytes_per_token": model.kv_bytes_per_token(kv_dtype_bytes(engine), engine.tensor_parallel_size),
             "attention_intensity": attention.intensity,
-            "attention_s": cost.prices.seconds(attention),
+            "attention_s": cost.seconds(attention),
             "decode_s": cost.mean(batch, batch * context, [], batch),
         }
     return found
@@ -187,21 +193,32 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _ratio(ratio: float | None) -> str:
+    return f"{'-' if ratio is None else f'{ratio:.2f}':>7}"
+
+
 def _table(step: dict[str, Any]) -> list[str]:
-    head = f"  {'operator':<18}{'GFLOP':>13}{'MB':>14}{'FLOP/byte':>12}  {'bound':<9}{'time ms':>13}{'share':>8}"
+    head = (
+        f"  {'operator':<17}{'GFLOP':>12}{'MB':>11}{'FLOP/byte':>11}  {'bound':<8}{'ideal ms':>11}{'time ms':>11}"
+        f"{'ratio':>7}{'share':>8}"
+    )
     lines = [head]
     for row in step["operators"]:
         moved = row["bytes"] or row["comm_bytes"]
         lines.append(
-            f"  {row['name']:<18}{row['flops'] / 1e9:>13,.2f}{moved / 1e6:>14,.2f}{row['intensity']:>12,.2f}  "
-            f"{row['bound']:<9}{1e3 * row['time_s']:>13.4f}{100 * row['share']:>7.1f}%"
+            f"  {row['name']:<17}{row['flops'] / 1e9:>12,.2f}{moved / 1e6:>11,.2f}{row['intensity']:>11,.2f}  "
+            f"{row['bound']:<8}{1e3 * row['ideal_s']:>11.4f}{1e3 * row['time_s']:>11.4f}{_ratio(row['ratio'])}"
+            f"{100 * row['share']:>7.1f}%"
         )
     if step["host_s"]:
         share = 100 * step["host_s"] / step["total_s"]
-        lines.append(f"  {'host':<18}{'':>39}  {'latency':<9}{1e3 * step['host_s']:>13.4f}{share:>7.1f}%")
+        lines.append(
+            f"  {'host':<17}{'':>34}  {'latency':<8}{0:>11.4f}{1e3 * step['host_s']:>11.4f}{_ratio(None)}{share:>7.1f}%"
+        )
     intensity = step["flops"] / step["bytes"]
     lines.append(
-        f"  {'total':<18}{step['flops'] / 1e9:>13,.2f}{step['bytes'] / 1e6:>14,.2f}{intensity:>12,.2f}  "
-        f"{'':<9}{1e3 * step['total_s']:>13.4f}{100:>7.1f}%"
+        f"  {'total':<17}{step['flops'] / 1e9:>12,.2f}{step['bytes'] / 1e6:>11,.2f}{intensity:>11,.2f}  "
+        f"{'':<8}{1e3 * step['ideal_s']:>11.4f}{1e3 * step['total_s']:>11.4f}"
+        f"{_ratio(step['total_s'] / step['ideal_s'])}{100:>7.1f}%"
     )
     return lines

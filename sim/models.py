@@ -127,6 +127,7 @@ _KNOWN: dict[str, tuple[int, int, int, int, int, int, int, bool, int]] = {
     "codellama-34b": (48, 8192, 64, 8, 128, 22016, 32000, False, 16384),
     "mistral-7b": (32, 4096, 32, 8, 128, 14336, 32768, False, 32768),  # v0.3; v0.1 had a window of 4096
     "mistral-nemo-12b": (40, 5120, 32, 8, 128, 14336, 131072, False, 131072),
+    "mistral-large-2407": (88, 12288, 96, 8, 128, 28672, 32768, False, 131072),
     "qwen2.5-7b": (28, 3584, 28, 4, 128, 18944, 152064, False, 131072),
     "qwen2.5-14b": (48, 5120, 40, 8, 128, 13824, 152064, False, 131072),
     "qwen2.5-32b": (64, 5120, 40, 8, 128, 27648, 152064, False, 131072),
@@ -137,13 +138,19 @@ _KNOWN: dict[str, tuple[int, int, int, int, int, int, int, bool, int]] = {
     "qwen3-32b": (64, 5120, 64, 8, 128, 25600, 151936, False, 40960),
     "yi-34b": (60, 7168, 56, 8, 128, 20480, 64000, False, 4096),
     "mixtral-8x7b": (32, 4096, 32, 8, 128, 14336, 32000, False, 32768),
+    "mixtral-8x22b": (56, 6144, 48, 8, 128, 16384, 32768, False, 65536),
     "qwen3-30b-a3b": (48, 2048, 32, 4, 128, 6144, 151936, False, 40960),
+    "qwen3-235b-a22b": (94, 4096, 64, 4, 128, 12288, 151936, False, 40960),
+    "minimax-m2.5": (62, 3072, 48, 8, 128, 1536, 200064, False, 196608),
     "opt-13b": (40, 5120, 40, 40, 128, 20480, 50272, True, 2048),
 }
 _KEYS = tuple(Model.model_fields)[1:]
 _MORE: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"num_local_experts": 8, "num_experts_per_tok": 2},
+    "mixtral-8x22b": {"num_local_experts": 8, "num_experts_per_tok": 2},
     "qwen3-30b-a3b": {"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+    "qwen3-235b-a22b": {"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 1536},
+    "minimax-m2.5": {"num_local_experts": 256, "num_experts_per_tok": 8},
     "opt-13b": {"hidden_act": "relu"},
 }
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")  # the families' names for one thing

@@ -17,6 +17,7 @@ import pyarrow as pa
 from . import registry
 from .columns import values_of
 from .consistency import check
+from .cost.calibration import Calibration
 from .cost.roofline import RooflinePricer
 from .engine import Engine
 from .environment import Environment
@@ -32,6 +33,8 @@ from .steplog import StepLog
 from .streams import streams
 from .tables import REQUESTS, SPANS, STEPS, empty
 from .utilisation import utilisation
+from .workdone import COLUMNS, prompts_within, work_within
+from .workload.arrivals import INDEPENDENT
 from .workload.source import make_source
 
 if TYPE_CHECKING:
@@ -128,7 +131,8 @@ class _Run:
         self.warnings = list(sizes.warnings)
         duration_s = scenario.workload.duration_s
         self.end_s = inf if duration_s is None else duration_s
-        self.sinks = Sinks(SCHEMAS, self.pool.replicas, folder, NEEDED)
+        cut = COLUMNS if scenario.warmup_s else ()
+        self.sinks = Sinks(SCHEMAS, self.pool.replicas, folder, {**NEEDED, "steps": (*STEP_COLUMNS, *cut)})
         stream = streams(scenario.seed, replication)
         cost = registry.build("cost", scenario.cost)
         self.engines: list[Engine] = []
@@ -142,7 +146,13 @@ class _Run:
                     policy,
                     (PrefixCache if caches else BlockPool)(sizes.num_gpu_blocks, sizes.block_size),
                     cost.pricer(
-                        self.pool.model, self.pool.gpu, self.pool.engine, stream(f"noise/{number}"), scenario.resolve
+                        self.pool.model,
+                        self.pool.gpu,
+                        self.pool.engine,
+                        stream(f"noise/{number}"),
+                        scenario.resolve,
+                        getattr(policy, "kernels", "vllm"),
+                        getattr(policy, "async_scheduling", False),
                     ),
                     StepLog(number, self.sinks.steps[number].write, record_content),
                     sizes.max_model_len,
@@ -191,10 +201,23 @@ class _Run:
         self.requests.finish()
         self.sinks.close()
 
+    def _hold_to(self, calibration: Calibration, prompt_tokens: np.ndarray) -> None:
+        """A warning where a step was larger than what its price was measured on."""
+        most = {"prompt_tokens": int(prompt_tokens.max(initial=0))}
+        for engine in self.engines:
+            for name, count in engine.log.work.most.items():
+                most[name] = max(most.get(name, 0), count)
+        if beyond := calibration.ranges.beyond(most):
+            self.warnings.append(
+                f"beyond the measurements of {calibration.name}, where its rooflines are continued: {'; '.join(beyond)}"
+            )
+
     def summary(self) -> dict[str, Any]:
         """The content of summary.json."""
         scenario, sizes, policy = self.scenario, self.checked.sizes, self.checked.policy
         requests = self.sinks.kept("requests")
+        if isinstance(self.price, RooflinePricer):
+            self._hold_to(self.price.prices.calibration, values_of(requests["prompt_tokens"]))
         slo = {label: kind.slo.model_dump() for label, kind in scenario.workload.classes.items() if kind.slo}
         streamed = not getattr(policy, "delivers_whole", False)
         tables = (
@@ -208,6 +231,7 @@ class _Run:
             "slo": {"": scenario.slo.model_dump(), **slo},
             "kv_blocks_total": {engine.number: sizes.num_gpu_blocks for engine in self.engines},
             "streamed": streamed,
+            "offered_per_s": scenario.rate_per_s if scenario.workload.arrivals.name in INDEPENDENT else None,
         }
         measured = summarise(*tables, **settings, note=self.price.label)
         settings["warmup_s"] = measured["warmup_s"]
@@ -229,18 +253,21 @@ class _Run:
             "max_model_len": sizes.max_model_len,
             "response_s": self.price.response_s,
             **measured,
-            **self._utilisation(measured["end_s"]),
+            **self._utilisation(tables[0], tables[2], measured["warmup_s"], measured["end_s"]),
         }
 
-    def _utilisation(self, end_s: float) -> dict[str, Any]:
-        """MFU and MBU of each replica over the whole run, over the wall time and over the time in which it works."""
+    def _utilisation(self, requests: pa.Table, steps: pa.Table, warmup_s: float, end_s: float) -> dict[str, Any]:
+        """MFU and MBU of each replica over the window, by its length and by the time in which it works."""
         found: dict[str, list[float | None]] = {}
         physical = isinstance(self.price, RooflinePricer)  # else steps may be faster than any GPU
+        share = prompts_within(requests, warmup_s) if warmup_s and physical else (1.0, 1.0)
         for engine in self.engines:
             work = engine.log.work
             work.prefill_keys, work.prefill_pairs = engine.prefill_keys, engine.prefill_pairs
+            if warmup_s and physical:
+                work = work_within(steps, engine.number, warmup_s, work, share)
             used = utilisation(self.pool, work)
-            for suffix, seconds in (("", end_s), ("_busy", work.busy_s)):
+            for suffix, seconds in (("", max(end_s - warmup_s, work.busy_s)), ("_busy", work.busy_s)):
                 for name, value in zip(("mfu", "mbu"), used.over(seconds if physical else 0.0), strict=True):
                     found.setdefault(f"{name}{suffix}_per_replica", []).append(value)
         means = {}

@@ -158,6 +158,13 @@ class StepLog:
         work.emitting_steps += int(np.count_nonzero(columns["emitted"]))
         for name in ("prefill_tokens", "decode_tokens", "emitted", "context_tokens"):
             setattr(work, name, getattr(work, name) + int(columns[name].sum()))
+        pure = columns["context_tokens"][columns["prefill_tokens"] == 0]
+        for name, found in (
+            ("gemm_rows", rows),
+            ("decode_sequences", columns["decode_tokens"]),
+            ("decode_context_tokens", pure),
+        ):
+            work.most[name] = max(work.most.get(name, 0), int(found.max(initial=0)))
         work.busy_s += float((columns["end_s"] - columns["start_s"]).sum())
         if self.count_rows:
             for count, steps in zip(*np.unique(rows[rows > 0], return_counts=True), strict=True):

@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation and model bandwidth utilisation (MFU, MBU) of a replica's GPUs, over a whole run.
+"""Model FLOPs utilisation and model bandwidth utilisation (MFU, MBU) of a replica's GPUs.
 
 MFU is the time that the arithmetic done would take at the GPU's peak, over the time in question; MBU the same for the
 bytes moved and the memory bandwidth. Counted by the functions of `cost.operators`, so a causal prompt counts half of
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .cost.calibration import LECTURE
 from .cost.operators import Operator, Shard
-from .cost.roofline import Prices
+from .cost.prices import Prices
 
 if TYPE_CHECKING:
     from .scenario import Pool
@@ -29,6 +29,7 @@ class Work:
     context_tokens: int = 0  # keys read, of prompts and of decoding sequences
     busy_s: float = 0.0
     by_rows: dict[int, int] = field(default_factory=dict)  # rows of a step -> steps
+    most: dict[str, int] = field(default_factory=dict)  # in one step, by the names of a calibration's ranges
     prefill_keys: int = 0  # of the keys read, those that prompts read
     prefill_pairs: int = 0  # (query, visible key) of prompts
 
@@ -53,7 +54,7 @@ def utilisation(pool: "Pool", work: Work) -> Utilisation:
 
     def add(operator: Operator, times: int = 1) -> None:
         nonlocal arithmetic, memory
-        compute, moving, _ = prices.terms(operator)
+        compute, moving, *_ = prices.terms(operator)
         arithmetic += times * compute
         memory += times * moving
 
@@ -66,7 +67,8 @@ def utilisation(pool: "Pool", work: Work) -> Utilisation:
     add(shard.logits(0), work.emitting_steps - 1)
     decode_keys = work.context_tokens - work.prefill_keys
     pairs = decode_keys + work.prefill_pairs
-    add(shard.attention("attention_decode", rows, work.context_tokens, pairs))
+    dims = rows, work.context_tokens, shard.kv_heads
+    add(shard.attention("attention_decode", rows, work.context_tokens, pairs, dims))
     for count, steps in work.by_rows.items():
         for operator in shard.expert_operators(count):
             add(operator, steps)

@@ -17,7 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sim import checklist, registry, shorthand  # noqa: E402
-from sim.cost.calibration import Calibration, Efficiency  # noqa: E402
+from sim.cost.calibration import Calibration, Operators, Ranges  # noqa: E402
+from sim.cost.forms import (  # noqa: E402
+    AllReduce,
+    DecodeAttention,
+    Efficiency,
+    Experts,
+    Gemm,
+    Group,
+    PrefillAttention,
+    Segment,
+)
 from sim.scenario import Cluster, Engine, Pool, Prefix, RequestClass, Scenario, Slo, Workload  # noqa: E402
 from sim.tables import REQUESTS, SPANS, STEPS  # noqa: E402
 
@@ -101,9 +111,25 @@ CALIBRATION: dict[str, tuple[str | None, str | None, str | None]] = {
     "licence": (None, None, "of the measurements"),
     "date": (None, None, "of the fit"),
     "operators": ("kind: what it reaches", None, "what is left out is at its ideal"),
-    "noise": ("a mapping with `sigma`", "0", "spread of step times about the price, see [Noise](scenario.md#noise)"),
-    "errors": (None, "none", "of the fit, in a form of your own"),
+    "noise": ("a mapping", "none", "spread of step times about the price, see [Noise](scenario.md#noise)"),
+    "network": ("name: a mapping", "none", None),
+    "ranges": ("a mapping", "none", None),
+    "errors": ("a mapping", "none", "of the fit; `median_percent` of gemm and attention_decode are shown with results"),
 }
+OPERATORS: dict[str, tuple[str | None, str | None, str | None]] = {
+    name: ("a mapping", "none" if "fp8" in name or name in ("experts", "logits", "sampling") else "ideal", None)
+    for name in Operators.model_fields
+}
+for _name, _meaning in {
+    "gemm": "matrix products of weights",
+    "attention_prefill": "of prompts",
+    "attention_decode": "of one new token a sequence",
+    "elementwise": "embedding, norms, rotary, writing to the KV cache, activation",
+    "all_reduce": "twice a layer",
+    "attention_prefill_fp8": "over keys and values of one byte; null: as attention_prefill",
+    "attention_decode_fp8": "the same; null: as attention_decode",
+}.items():
+    OPERATORS[_name] = (*OPERATORS[_name][:2], _meaning)
 
 
 def replace_all(text: str) -> str:
@@ -266,6 +292,17 @@ STEP_COLUMNS = {
     "waiting": "requests waiting after the decision, preempted ones among them",
     "preempted": "sequences preempted by the decision",
 }
+
+
+def _beyond(form: type[Efficiency]) -> list[dict[str, Any]]:
+    """What a form has beside the keys of all."""
+    return [row for row in registry.rows(form) if row["name"] not in Efficiency.model_fields]
+
+
+def _more(form: type[Efficiency]) -> str:
+    return _keys(_beyond(form))
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "top": _top,
     "workload": lambda: _keys(registry.rows(Workload), WORKLOAD),
@@ -281,7 +318,18 @@ _TABLES: dict[str, Callable[[], str]] = {
     "gpus": _gpus,
     "gpu-mapping": lambda: _keys(_listing("gpu_parameters")),
     "calibration": lambda: _keys(registry.rows(Calibration), CALIBRATION),
+    "operators": lambda: _keys(registry.rows(Operators), OPERATORS),
     "efficiency": lambda: _keys(registry.rows(Efficiency)),
+    "gemm": lambda: _more(Gemm),
+    "experts": lambda: _more(Experts),
+    "attention-prefill": lambda: _more(PrefillAttention),
+    "attention-decode": lambda: _more(DecodeAttention),
+    "all-reduce": lambda: _keys(
+        [*_beyond(AllReduce), *registry.rows(Group), *registry.rows(Segment)],
+        {name: ("a mapping", "none", None) for name in Group.model_fields}
+        | {"by_gpus": ("number: a mapping", "none", None)},
+    ),
+    "ranges": lambda: _keys(registry.rows(Ranges), dict.fromkeys(Ranges.model_fields, ("[least, most]", "none", None))),
     "columns-requests": lambda: _columns(REQUESTS, REQUEST_COLUMNS),
     "columns-spans": lambda: _columns(SPANS, SPAN_COLUMNS),
     "columns-steps": lambda: _columns(STEPS, STEP_COLUMNS),

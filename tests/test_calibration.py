@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from calibrate.__main__ import main
-from sim import gpus, models
+from sim import from_mapping, gpus, models, simulate
 from sim.cost import Calibration, Operators, Roofline, find_calibration, load_calibration, packaged
 from sim.cost import calibration as module
 from sim.errors import Complaint, ScenarioError
@@ -77,7 +77,7 @@ def test_what_is_read(file: Path) -> None:
         ("  gemm:", "  gem:", ":10: operators.gem: unknown key; did you mean gemm?"),
         ("host_s:", "hots_s:", ":15: hots_s: unknown key of a calibration; did you mean host_s?"),
         ("front_end_s: 0.014", "host_s: 0.014", ":16: host_s: repeated key"),
-        ("{sigma: 0.04}", "0.04", ":18: noise: must be a mapping with the keys sigma, got 0.04"),
+        ("{sigma: 0.04}", "0.04", ":18: noise: must be a mapping with the keys sigma, prefill_sigma, got 0.04"),
         ("errors: {gemm", "errors: {{gemm", ":19: "),
     ],
 )
@@ -102,12 +102,15 @@ def test_words_and_paths(file: Path) -> None:
 
 def test_a_packaged_file_is_the_default_of_its_gpu(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in packaged():
-        assert load_calibration(module.FOLDER / f"{name}.yaml").gpu == name
-    file.rename(file.with_name("h100_sxm.yaml"))
+        found = load_calibration(module.FOLDER / f"{name}.yaml")
+        assert found.name == name == f"{found.gpu}-{found.engine}" and not found.ideal
+    file.rename(file.with_name("h100_sxm-vllm.yaml"))
     monkeypatch.setattr(module, "FOLDER", file.parent)
-    assert packaged() == ["h100_sxm"]
-    assert find_calibration("default", "h100_sxm").name == "h100_sxm-vllm"
-    assert find_calibration("default", "../h100_sxm").ideal
+    assert packaged() == ["h100_sxm-vllm"]
+    for engine in ("vllm", "of_no_calibration"):
+        assert find_calibration("default", "h100_sxm", engine=engine).name == "h100_sxm-vllm"
+    assert find_calibration("default", "../h100_sxm").ideal and find_calibration("default", "none").ideal
+    assert find_calibration("h100_sxm-vllm", "a100_sxm").name == "h100_sxm-vllm"
     assert find_calibration("ideal", "h100_sxm").ideal
 
 
@@ -116,7 +119,8 @@ def test_in_a_scenario_relative_to_its_file(file: Path) -> None:
     cost.verify(lambda path: file.parent / path)
     shape = models.parse("llama-3.1-8b"), gpus.parse("h100_sxm"), Engine()
     pricer = cost.pricer(*shape, None, lambda path: file.parent / path)
-    assert (pricer.label, pricer.front_end_s, pricer.response_s) == ("calibrated by h100_sxm-vllm", 0.014, 0.002)
+    label = "calibrated by h100_sxm-vllm (median error of its kernels: matrix products 5 %)"
+    assert (pricer.label, pricer.front_end_s, pricer.response_s) == (label, 0.014, 0.002)
     with pytest.raises(Complaint, match=r"nowhere/h100\.yaml: no such file") as caught:
         cost.verify(lambda path: Path("nowhere") / path)
     assert caught.value.path == ("calibration",)
@@ -127,17 +131,31 @@ def test_in_a_scenario_relative_to_its_file(file: Path) -> None:
 def test_show(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", str(file), "--gpu", "h100_sxm"]) == 0
     shown = capsys.readouterr().out
-    table = shown.split("operator ")[1].split("errors")[0].splitlines()[1:]
-    rows = {line.split()[0]: line.split()[1:] for line in table if line}
-    assert rows["gemm"] == ["0.810", "0.870", "3.80", "801", "1603", "2914"]
-    assert rows["attention_decode"] == ["1.000", "0.850", "12.00", "989", "-", "2848"]
-    assert rows["all_reduce"] == ["-", "0.600", "4.30", "-", "-", "270"]
-    for words in ("vllm 0.24.0, cuda 12.9", "our own measurements", "1.4 ms of host time", "median_percent 5.1"):
+    lines = shown.split("\noperator ")[1].split("\n\n")[0].splitlines()[1:]
+    rows = {line.split()[0]: line.split()[1:] for line in lines}
+    assert rows["gemm"] == ["0.810", "0.870", "3.80", "max", "801/1603", "2914"]
+    assert rows["attention_decode"] == ["1.000", "0.850", "12.00", "max", "989", "2848"]
+    assert rows["all_reduce"] == ["-", "0.600", "4.30", "max", "-", "270"]
+    assert rows["logits"][-2:] == ["as", "gemm"]
+    for words in ("vllm 0.24.0, cuda 12.9", "our own measurements", "1.4 ms of host time"):
         assert words in shown
+    assert "5.1" in shown.split("errors of the fit")[1]
     assert main(["show", "ideal"]) == 0
     shown = capsys.readouterr().out
-    assert "TFLOP/s" not in shown.replace("of peak FLOP/s", "")
-    assert all(len(line) <= 120 for line in shown.splitlines())
+    assert "TFLOP/s" not in shown
+
+
+@pytest.mark.parametrize("name", packaged())
+def test_what_is_packaged_is_shown_in_110_columns_with_its_refinements(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", name, "--gpu", load_calibration(module.FOLDER / f"{name}.yaml").gpu]) == 0
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.splitlines()) <= 110
+    for words in ("waves ", "occupancy ", "blocks ", "GPUs ", "prompt tokens ", "errors of the fit "):
+        assert words in shown, words
+    kinds = shown.split("\noperator ")[1].split("\n\n")[0].splitlines()[1:]
+    assert not any("_" in line[82:] for line in kinds)  # each number has its words
 
 
 @pytest.mark.parametrize(
@@ -157,3 +175,27 @@ def test_errors_are_one_line_and_exit_code_2(arguments: list[str], words: str) -
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
     assert not done.stdout
+
+
+def test_a_run_beyond_the_measurements_says_so_once(file: Path) -> None:
+    """By what its steps really held, whether they were simulated singly or in stretches."""
+    ranges = "{gemm_rows: [1, 64], decode_sequences: [1, 8], decode_context_tokens: [1, 400], prompt_tokens: [1, 100]}"
+    file.write_text(file.read_text("utf-8") + f"ranges: {ranges}\n", "utf-8")
+    data = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100_sxm",
+        "cost": {"name": "roofline", "calibration": str(file), "noise": False},
+        "workload": {
+            "num_requests": 4,
+            "arrivals": "batch",
+            "prompt_tokens": 90,
+            "output_tokens": 20,
+            "ignore_eos": True,
+        },
+    }
+    said = []
+    for fast in (True, False):
+        found = simulate(from_mapping({**data, "fast_forward": fast}, "x"))
+        said.append([line for line in found.warnings if "beyond" in line])
+    expected = "gemm rows 360 (measured to 64); decode context tokens 436 (measured to 400)"
+    assert said == [[f"beyond the measurements of h100_sxm-vllm, where its rooflines are continued: {expected}"]] * 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim import gpus, models, registry
 from sim.cost import Linear, Noise, Spread, StepCost
 from sim.cost.linear import LinearPricer
-from sim.cost.pricing import LOOP, Lines, Pricer
+from sim.cost.pricing import LOOP, Pieces, Pricer
 from sim.errors import Complaint
 from sim.scenario import Engine
 
@@ -22,8 +22,8 @@ ANY: tuple[models.Model, gpus.GPU, Engine] = (models.parse("llama-3.1-8b"), gpus
 class Bent(Pricer):
     """Lines that cross within reach, so that each is the greatest somewhere."""
 
-    def lines(self, n: int) -> Lines:
-        return 0.01, 1e-7, ((0.009, 3e-7), (0.001 * n, 1e-8))
+    def pieces(self, n: int) -> Pieces:
+        return Pieces.greatest([(0.01, 1e-7), (0.009, 3e-7), (0.001 * n, 1e-8)])
 
     def mixed(self, n: int, context: int, prompts: Any, emitted: int) -> float:
         return 0.01 + 1e-5 * sum(new for new, _ in prompts)
@@ -103,7 +103,7 @@ def test_in_a_scenario() -> None:
         ({"base_s": 0.0}, ("base_s",), "take no time"),
         ({"base_s": -1.0}, ("base_s",), "a number from 0"),
         ({}, ("base_s",), "missing"),
-        ({"base_s": 0.01, "noise": True}, ("noise",), "false or a mapping with the keys sigma"),
+        ({"base_s": 0.01, "noise": True}, ("noise",), "false or a mapping with the keys sigma, prefill_sigma"),
         ({"base_s": 0.01, "noise": {"sigma": -0.1}}, ("noise", "sigma"), "from 0 to 3"),
         ({"base_s": 0.01, "noise": {"sgma": 0.1}}, ("noise", "sgma"), "did you mean sigma"),
         ({"base": 0.01}, ("base",), "did you mean base_s"),

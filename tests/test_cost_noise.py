@@ -60,3 +60,14 @@ def test_a_block_can_always_be_given_back() -> None:
 
 def test_seeds() -> None:
     assert noise(seed=1).some(5) == noise(seed=1).some(5) != noise(seed=2).some(5)
+
+
+def test_steps_with_prompts_have_a_spread_of_their_own() -> None:
+    """Their factors come from the same draws, so what one step is changes no other step's factor."""
+    mixed, plain = Noise(0.3, np.random.default_rng(7), 0.1), noise()
+    prompted = np.exp(np.random.default_rng(7).standard_normal(3 * BLOCK) * 0.1 - 0.1**2 / 2)
+    for place in range(2 * BLOCK + 5):
+        other = plain.one()
+        assert mixed.one(place % 3 == 0) == (prompted[place] if place % 3 == 0 else other)
+    mixed.give_back(7)
+    assert mixed.one(True) == prompted[2 * BLOCK - 2]

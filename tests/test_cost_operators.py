@@ -225,7 +225,7 @@ def test_fp8_arithmetic_only_where_the_gpu_has_it() -> None:
 
 
 def test_a_step_lists_what_it_launches() -> None:
-    always = {"embedding", "norms", "qkv", "rope", "out_proj", "gate_up", "activation", "down"}
+    always = {"embedding", "norms", "qkv", "rope", "kv_write", "out_proj", "gate_up", "activation", "down"}
 
     def names(batch: BatchShape) -> set[str]:
         return {op.name for op in operators(shape(), H100, Engine(), batch)}

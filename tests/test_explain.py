@@ -22,11 +22,19 @@ MHA = {  # wide and few heads' worth of everything but the MLP, so that limits s
 }
 
 
+IDEAL = {"name": "roofline", "calibration": "ideal"}
+
+
 def explained(
-    model: Any = "llama-2-13b", cost: Any = "roofline", engine: Any = None, gpu: Any = None, **sizes: int
+    model: Any = "llama-2-13b",
+    cost: Any = IDEAL,
+    engine: Any = None,
+    gpu: Any = None,
+    policy: Any = "vllm",
+    **sizes: int,
 ) -> Any:
     gpu = gpu or {"name": "h100_sxm", "memory_gib": 2000.0}
-    data = {"model": model, "gpu": gpu, "cost": cost, "engine": engine or {}, "workload": WORKLOAD}
+    data = {"model": model, "gpu": gpu, "cost": cost, "engine": engine or {}, "policy": policy, "workload": WORKLOAD}
     return explain(from_mapping(data, "x"), **sizes)
 
 
@@ -67,7 +75,13 @@ def test_bound_by_latency(tmp_path: Path) -> None:
     words = {"name": "c", "gpu": "h100_sxm", "engine": "e", "software": "s", "source": "s", "licence": "l", "date": "d"}
     calibration = {"schema": 1, **words, "operators": {"elementwise": {"floor_s": 1e-4}}, "host_s": 0.002}
     (tmp_path / "c.yaml").write_text(json.dumps(calibration))
-    found = explained(cost={"name": "roofline", "calibration": str(tmp_path / "c.yaml")})
+    cost = {"name": "roofline", "calibration": str(tmp_path / "c.yaml")}
+    assert explained(cost=cost)["decode"]["host_s"] == 0  # hidden behind the GPU
+    found = explained(cost=cost, policy={"name": "vllm", "async_scheduling": False})
+    norms, launches = by_name(found["decode"])["norms"], 2 * 40 + 1
+    assert norms["time_s"] == pytest.approx(norms["ideal_s"] + launches * 1e-4, rel=1e-9)
+    assert norms["ratio"] == norms["time_s"] / norms["ideal_s"]
+    assert by_name(found["decode"])["qkv"]["ratio"] == 1
     assert by_name(found["decode"])["norms"]["bound"] == "latency" and found["decode"]["host_s"] == 0.002
     shares = sum(row["share"] for row in found["decode"]["operators"])
     assert shares + 0.002 / found["decode"]["total_s"] == pytest.approx(1, rel=1e-9)

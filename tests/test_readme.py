@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = ("bash", "sh", "console")
 SETUP = "python3 -m venv .venv && "
 MOST_REQUESTS = 100
-SLOW = ("tests/benchmark.py",)  # takes minutes: only its options are checked
+SLOW = ("tests/benchmark.py", "tests/verdicts.py", "tests/doc_images.py")  # minutes: only their options
 BASE: dict[str, Any] = {
     "model": "llama-3.1-8b",
     "gpu": "h100_sxm",

@@ -4,12 +4,14 @@ Importing this package registers the cost models. Its exports are what an engine
 step need.
 """
 
-from .calibration import Calibration, Efficiency, Operators, find_calibration, load_calibration, packaged
+from .calibration import Calibration, Operators, find_calibration, load_calibration, packaged
+from .forms import Efficiency
 from .linear import Linear
 from .noise import Noise, Spread
 from .operators import BatchShape, Operator, Shard, operators
+from .prices import Prices
 from .pricing import StepCost
-from .roofline import Prices, Roofline
+from .roofline import Roofline
 
 __all__ = [
     "BatchShape",

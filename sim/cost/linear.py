@@ -12,7 +12,7 @@ from ..errors import Complaint
 from ..registry import register
 from .noise import Noise, Spread
 from .operators import Prompts
-from .pricing import Lines, Pricer, StepCost
+from .pricing import Pieces, Pricer, StepCost
 
 if TYPE_CHECKING:
     from ..gpus import GPU
@@ -45,10 +45,11 @@ class Linear:
         engine: "Engine",
         rng: np.random.Generator | None = None,
         resolve: Callable[[str], Path] = Path,
+        kernels: str = "vllm",
+        asynchronous: bool = False,
     ) -> StepCost:
         """Prices for one engine. Without rng, or sigma 0: the mean."""
-        sigma = self.noise.sigma if isinstance(self.noise, Spread) else 0.0
-        noise = Noise(sigma, rng) if rng is not None and sigma else None
+        noise = self.noise.factors(rng) if isinstance(self.noise, Spread) else None
         return LinearPricer(self.base_s, self.per_token_s, self.per_context_token_s, noise)
 
 
@@ -61,8 +62,8 @@ class LinearPricer(Pricer):
         super().__init__(noise)
         self._base, self._token, self._context = base_s, per_token_s, per_context_token_s
 
-    def lines(self, n: int) -> Lines:
-        return self._base + self._token * n, self._context, ()
+    def pieces(self, n: int) -> Pieces:
+        return Pieces.line(self._base + self._token * n, self._context)
 
     def mixed(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
         for new, past in prompts:

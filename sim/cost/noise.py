@@ -21,26 +21,40 @@ class Spread(Section):
     sigma: Annotated[
         float, Field(ge=0, le=3, description="standard deviation of the logarithm of a step's time; its mean stays")
     ] = 0.0
+    prefill_sigma: Annotated[
+        float | None, Field(ge=0, le=3, description="the same of steps that compute prompts; null: as sigma")
+    ] = None
+
+    def factors(self, rng: np.random.Generator | None) -> "Noise | None":
+        """One engine's; none without a generator or without spread."""
+        return Noise(self.sigma, rng, self.prefill_sigma) if rng is not None and self.scatters else None
+
+    @property
+    def scatters(self) -> bool:
+        return bool(self.sigma or self.prefill_sigma)
 
 
 class Noise:
-    """The factors of one engine's steps."""
+    """The factors of one engine's steps. A step has one draw; which sigma it is read with depends on the step."""
 
-    __slots__ = ("_factors", "_listed", "_rng", "_sigma", "_size", "_used")
+    __slots__ = ("_factors", "_listed", "_prefill_sigma", "_prompted", "_rng", "_sigma", "_size", "_used")
 
-    def __init__(self, sigma: float, rng: np.random.Generator) -> None:
+    def __init__(self, sigma: float, rng: np.random.Generator, prefill_sigma: float | None = None) -> None:
         self._sigma, self._rng = sigma, rng
+        self._prefill_sigma = sigma if prefill_sigma is None else prefill_sigma
         self._factors: NDArray[np.float64] = np.empty(0)
         self._listed: list[float] = []  # the same numbers, for those who want few
+        self._prompted: list[float] = []  # what the same draws give in steps that compute prompts
         self._used = self._size = 0
 
-    def one(self) -> float:
+    def one(self, prompts: bool = False) -> float:
+        """The next factor, of a step that computes prompts or of one that does not."""
         used = self._used
         if used == self._size:
             self._draw(1)
             used = self._used
         self._used = used + 1
-        return self._listed[used]
+        return self._prompted[used] if prompts else self._listed[used]
 
     def some(self, count: int) -> list[float]:
         """The next factors as a list."""
@@ -74,10 +88,17 @@ class Noise:
         forget = max(0, self._used - BLOCK)
         missing = self._used + count - self._size
         drawn = self._rng.standard_normal(-(-missing // BLOCK) * BLOCK)
-        drawn *= self._sigma
-        drawn -= self._sigma**2 / 2  # the mean of exp(sigma z) is exp(sigma^2 / 2)
-        np.exp(drawn, out=drawn)
-        self._factors = np.concatenate((self._factors[forget:], drawn))
+        factors = _lognormal(self._sigma, drawn)
+        self._factors = np.concatenate((self._factors[forget:], factors))
+        self._listed = self._factors.tolist()
+        if self._prefill_sigma == self._sigma:
+            self._prompted = self._listed
+        else:
+            self._prompted = self._prompted[forget:] + _lognormal(self._prefill_sigma, drawn).tolist()
         self._used -= forget
         self._size = len(self._factors)
-        self._listed = self._factors.tolist()
+
+
+def _lognormal(sigma: float, drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Factors of mean 1 from standard normal numbers: the mean of exp(sigma z) is exp(sigma^2 / 2)."""
+    return np.exp(sigma * drawn - sigma**2 / 2)

@@ -8,21 +8,30 @@ query heads: 4 H per head and pair (query, visible key), of which a causal promp
 Rows are the tokens of a step. Activations are bf16; where arithmetic is fp8, the operator before a product writes the
 product's input as fp8. Embedding table, head and routers stay bf16. int8 and int4 shrink the weights alone, as fp8 does
 on GPUs without fp8 arithmetic: they are widened on the way to bf16 arithmetic. Left out: norm weights, biases, rotary
-tables, learned positions, sampling, the all-reduce behind a sharded embedding and the gather of sharded logits.
+tables, learned positions, the all-reduce behind a sharded embedding and the gather of sharded logits; and sampling,
+unless a calibration prices it.
+
+Counts of rows may be numpy arrays: the counts of the operators are then arrays too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from ..memory import kv_dtype_bytes
 from ..models import BYTES, WEIGHT_BYTES, Model
+from .forms import ROWS
 
 if TYPE_CHECKING:
     from ..gpus import GPU
     from ..scenario import Engine
 
-Kind = Literal["gemm", "attention_prefill", "attention_decode", "elementwise", "all_reduce", "logits"]
+Kind = Literal[
+    "gemm", "experts", "attention_prefill", "attention_decode", "elementwise", "all_reduce", "logits", "sampling"
+]
+Count = Any  # int, or an array of them
 Prompts = Sequence[tuple[int, int]]  # (new, past) of each prompt chunk, tokens
 BF16 = BYTES["bf16"]
 
@@ -33,11 +42,16 @@ class Operator:
 
     name: str
     kind: Kind  # the operators that a calibration treats alike
-    flops: int
-    bytes: int  # to and from the GPU's memory
-    comm_bytes: float = 0.0  # sent by this GPU over its link
+    flops: Count
+    bytes: Count  # to and from the GPU's memory
+    comm_bytes: Count = 0.0  # sent by this GPU over its link
     count: int = 1
     dtype: Literal["bf16", "fp8"] = "bf16"  # of the arithmetic: which peak holds
+    narrow: bool = False  # products in fp8; attention over keys and values of one byte
+    dims: tuple[Count, ...] = ()
+    """What its form depends on beside the counts. gemm, logits: m, k, n. experts: rows, experts touched, k, n.
+    attention_decode: sequences, their context summed, key/value heads. attention_prefill: blocks of ROWS query rows,
+    FLOPs of those blocks in whole, query heads. all_reduce: GPUs."""
 
     @property
     def intensity(self) -> float:
@@ -59,14 +73,25 @@ class BatchShape:
         return self.n + sum(new for new, _ in self.prompts)
 
 
-def gemm(m: int, k: int, n: int, weight: float = BF16, row_in: int = BF16, row_out: int = BF16) -> tuple[int, int]:
+def gemm(
+    m: Count, k: Count, n: Count, weight: float = BF16, row_in: int = BF16, row_out: int = BF16
+) -> tuple[Count, Count]:
     """FLOPs and bytes of (m x k) times (k x n); widths of weights and of the rows in and out, bytes per number."""
-    return 2 * m * k * n, int(k * n * weight) + m * k * row_in + m * n * row_out
+    return 2 * m * k * n, whole(k * n * weight) + m * k * row_in + m * n * row_out
 
 
-def causal_pairs(new: int, past: int) -> int:
+def causal_pairs(new: Count, past: Count) -> Count:
     """Pairs (query, visible key) of `new` tokens behind `past` others: each sees all before it, and itself."""
     return new * past + new * (new + 1) // 2
+
+
+def block_pairs(blocks: Count, past: Count) -> Count:
+    """The same for whole blocks of ROWS query rows, each of which computes all keys up to its last row."""
+    return ROWS * blocks * past + ROWS * ROWS * blocks * (blocks + 1) // 2
+
+
+def whole(bytes_: Count) -> Count:
+    return bytes_.astype(np.int64) if isinstance(bytes_, np.ndarray) else int(bytes_)
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,8 @@ class Shard:
     kv: int  # width of all key heads here: at least one head, which GPUs beyond the number of heads hold too
     ffn: int
     vocab: int
+    heads: int
+    kv_heads: int
     tp: int
     weight: float
     row_in: int  # the input of a matrix product
@@ -102,6 +129,8 @@ class Shard:
             kv=model.kv_heads(tp) * model.head_dim,
             ffn=model.mlp_width // tp,
             vocab=-(-model.vocab_size // tp),  # the last GPU's columns are padding where it does not divide
+            heads=model.num_attention_heads // tp,
+            kv_heads=model.kv_heads(tp),
             tp=tp,
             weight=WEIGHT_BYTES[engine.weight_dtype],
             row_in=BYTES["fp8"] if fp8 else BF16,
@@ -112,7 +141,7 @@ class Shard:
             active=model.num_experts_per_tok,
         )
 
-    def row_operators(self, m: int) -> list[Operator]:
+    def row_operators(self, m: Count) -> list[Operator]:
         """Those whose counts depend on the number of rows alone, each of them linear in it."""
         h, wide = self.hidden, self.row_in
         operators = [
@@ -121,43 +150,58 @@ class Shard:
             # with the residual: sum in, branch in; sum out, normed out (two a layer, one before the head)
             Operator("norms", "elementwise", 0, m * h * (3 * BF16 + wide), count=2 * self.layers + 1),
             self._product("qkv", m, h, self.queries + 2 * self.kv),
-            # queries and keys turned; keys and values into the cache
-            Operator(
-                "rope",
-                "elementwise",
-                0,
-                m * (2 * BF16 * (self.queries + self.kv) + 2 * self.kv * self.cache),
-                count=self.layers,
-            ),
+            Operator("rope", "elementwise", 0, m * 2 * BF16 * (self.queries + self.kv), count=self.layers),
+            # keys and values, still in the GPU's cache, into the KV cache
+            Operator("kv_write", "elementwise", 0, m * 2 * self.kv * self.cache, count=self.layers),
             self._product("out_proj", m, self.queries, h),
             *self._mlp(m),
         ]
         if self.tp > 1:  # ring: behind out_proj and behind down, each GPU sends (and receives) this much
             sent = 2 * (self.tp - 1) * m * h * BF16 / self.tp
-            operators.append(Operator("all_reduce", "all_reduce", 0, 0, comm_bytes=sent, count=2 * self.layers))
+            operators.append(
+                Operator("all_reduce", "all_reduce", 0, 0, comm_bytes=sent, count=2 * self.layers, dims=(self.tp,))
+            )
         return operators
 
-    def logits(self, rows: int) -> Operator:
+    def logits(self, rows: Count) -> Operator:
         """The head, read whole (tied to the input table or not), for the rows that emit."""
-        return Operator("logits", "logits", *gemm(rows, self.hidden, self.vocab))
+        dims = (rows, self.hidden, self.vocab)
+        return Operator("logits", "logits", *gemm(*dims), dims=dims)
+
+    def sampling(self, rows: Count) -> Operator:
+        """Three passes over fp32 logits of the whole vocabulary: scaled, softmaxed, drawn from."""
+        return Operator("sampling", "sampling", 0, rows * (3 * 4 * self.vocab * self.tp))
 
     def attention(
-        self, name: Literal["attention_prefill", "attention_decode"], queries: int, keys: int, pairs: int
+        self,
+        name: Literal["attention_prefill", "attention_decode"],
+        queries: Count,
+        keys: Count,
+        pairs: Count,
+        dims: tuple[Count, ...] = (),
     ) -> Operator:
         """Attention of `queries` rows over `pairs` (query, visible key), for which `keys` tokens are read."""
         moved = 2 * queries * self.queries * BF16 + 2 * keys * self.kv * self.cache
-        return Operator(name, name, 4 * pairs * self.queries, moved, count=self.layers)
+        flops = 4 * pairs * self.queries
+        return Operator(name, name, flops, moved, count=self.layers, narrow=self.cache == 1, dims=dims)
 
-    def decode_attention(self, n: int, context: int) -> Operator:
-        return self.attention("attention_decode", n, context, context)
+    def decode_attention(self, n: Count, context: Count) -> Operator:
+        return self.attention("attention_decode", n, context, context, (n, context, self.kv_heads))
 
     def prefill_attention(self, prompts: Prompts) -> Operator:
         """One launch for all prompt chunks of a step."""
-        queries = sum(new for new, _ in prompts)
-        pairs = sum(causal_pairs(new, past) for new, past in prompts)
-        return self.attention("attention_prefill", queries, queries + sum(past for _, past in prompts), pairs)
+        queries = keys = pairs = blocks = in_blocks = 0
+        for new, past in prompts:
+            queries += new
+            keys += new + past
+            pairs += causal_pairs(new, past)
+            tiles = -(-new // ROWS)
+            blocks += tiles
+            in_blocks += block_pairs(tiles, past)
+        dims = (blocks, 4 * in_blocks * self.queries, self.heads)
+        return self.attention("attention_prefill", queries, keys, pairs, dims)
 
-    def _mlp(self, m: int) -> list[Operator]:
+    def _mlp(self, m: Count) -> list[Operator]:
         """The MLP of m rows; of a mixture only what does not depend on which experts are touched.
 
         Its products are `expert_operators`.
@@ -168,10 +212,11 @@ class Shard:
         if self.experts == 1:
             up = self._product("gate_up" if self.gated else "up", m, self.hidden, parts * self.ffn)
             return [up, passes, self._product("down", m, self.ffn, self.hidden)]
-        router = Operator("router", "gemm", *gemm(m, self.hidden, self.experts), count=self.layers)
+        dims = (m, self.hidden, self.experts)
+        router = Operator("router", "gemm", *gemm(*dims), count=self.layers, dims=dims)
         return [router, passes]
 
-    def expert_operators(self, m: int) -> list[Operator]:
+    def expert_operators(self, m: Count) -> list[Operator]:
         """Products of a mixture's experts for m rows: FLOPs of the active ones, weights of all that some row touches.
 
         E (1 - (1 - k/E)^m) experts, the mean over uniform routing. Each expert's rows are read and written once.
@@ -182,12 +227,15 @@ class Shard:
         rows, found = m * self.active, []
         for name, k, n in (("experts_gate_up", self.hidden, 2 * self.ffn), ("experts_down", self.ffn, self.hidden)):
             flops, moved = gemm(rows, k, n, 0, self.row_in)
-            moved += int(touched * k * n * self.weight)
-            found.append(Operator(name, "gemm", flops, moved, count=self.layers, dtype=self.dtype))
+            moved += whole(touched * k * n * self.weight)
+            found.append(self._computed(Operator(name, "experts", flops, moved, dims=(rows, touched, k, n))))
         return found
 
-    def _product(self, name: str, m: int, k: int, n: int) -> Operator:
-        return Operator(name, "gemm", *gemm(m, k, n, self.weight, self.row_in), count=self.layers, dtype=self.dtype)
+    def _product(self, name: str, m: Count, k: int, n: int) -> Operator:
+        return self._computed(Operator(name, "gemm", *gemm(m, k, n, self.weight, self.row_in), dims=(m, k, n)))
+
+    def _computed(self, operator: Operator) -> Operator:
+        return replace(operator, count=self.layers, dtype=self.dtype, narrow=self.dtype == "fp8")
 
 
 def operators(model: Model, gpu: "GPU", engine: "Engine", batch: BatchShape) -> list[Operator]:

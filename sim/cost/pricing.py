@@ -1,25 +1,71 @@
 """What an engine asks of a cost model, and what all cost models share: like steps, one by one or many at once.
 
-A step in which n sequences decode and nothing else happens costs the greatest of a few lines in the context that they
-read: intercept + slope x context. The lines of each n are kept. So a step costs a look-up and a multiplication, a
-stretch of them one expression over an array. Both use that same expression in the same order, then the noise factor;
-the sum begins with the start, ((start + d0) + d1) + ... So a stretch equals its steps bit for bit.
+A step in which n sequences decode and nothing else happens costs a piecewise linear function of the context that
+they read: intercept + slope x context, by the piece in which the context lies. The pieces of each n are kept. So a step
+costs a look-up and a multiplication, a stretch of them one expression over an array. Both use that same expression in
+the same order, then the noise factor; the sum begins with the start, ((start + d0) + d1) + ... So a stretch equals its
+steps bit for bit.
 """
 
 from abc import ABC, abstractmethod
 from array import array
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .noise import Noise
 from .operators import Prompts
 
 LOOP = 40  # steps up to which a Python loop is faster than numpy
+BLOCK = 64  # counts that are priced together
 T = TypeVar("T")
-Line = tuple[float, float]  # intercept, seconds; slope, seconds per token of context
-Lines = tuple[float, float, tuple[Line, ...]]  # the first line, and those that exceed it somewhere: usually none
+Seconds = NDArray[np.float64]
+
+
+class Pieces(NamedTuple):
+    """A piecewise linear function of the context, in tokens, from 0 on: piece i holds from knots[i] to knots[i + 1]."""
+
+    knots: list[float]  # the first 0, the last infinite
+    intercepts: list[float]  # seconds
+    slopes: list[float]  # seconds per token
+
+    @classmethod
+    def line(cls, intercept: float, slope: float) -> "Pieces":
+        return cls([0.0, inf], [intercept], [slope])
+
+    @classmethod
+    def through(cls, contexts: Seconds, seconds: Seconds) -> "Pieces":
+        """The function that goes straight between these points, and on beyond the outer ones."""
+        slopes = np.diff(seconds) / np.diff(contexts)
+        intercepts = seconds[:-1] - slopes * contexts[:-1]
+        return cls([0.0, *contexts[1:-1].tolist(), inf], intercepts.tolist(), slopes.tolist())
+
+    @classmethod
+    def greatest(cls, lines: "Iterable[tuple[float, float]]") -> "Pieces":
+        """The greatest of lines (intercept, slope), which may be none of them for long."""
+        knots, above = [0.0], []
+        rest, at = list(lines), 0.0
+        intercept, slope = max(rest, key=lambda line: (line[0], line[1]))
+        while True:
+            above.append((intercept, slope))
+            steeper = [(a, b) for a, b in rest if b > slope]
+            if not steeper:
+                break
+            at, slope, intercept = min(((intercept - a) / (b - slope), -b, a) for a, b in steeper)
+            slope = -slope
+            knots.append(at)
+        return cls([*knots, inf], [a for a, _ in above], [b for _, b in above])
+
+    def plus(self, seconds: float) -> "Pieces":
+        return self._replace(intercepts=[seconds + intercept for intercept in self.intercepts])
+
+    def __call__(self, context: float) -> float:
+        i = bisect_right(self.knots, context) - 1
+        return self.intercepts[i] + self.slopes[i] * context
 
 
 class StepCost(Protocol):
@@ -61,8 +107,25 @@ class Memo(dict[int, T], Generic[T]):
         return value
 
 
+class Blocks(dict[int, float]):
+    """The same for a function of an array of counts: BLOCK neighbours are worked out at once.
+
+    A count always has the same place in its block, so the same bits, however numpy walks over an array.
+    """
+
+    def __init__(self, compute: Callable[[NDArray[np.int64]], Seconds]) -> None:
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, count: int) -> float:
+        first = count - count % BLOCK
+        counts = range(first, first + BLOCK)
+        self.update(zip(counts, self._compute(np.array(counts)).tolist(), strict=True))
+        return self[count]
+
+
 class Pricer(ABC):
-    """A StepCost whose decode steps cost the greatest of a few lines in the context."""
+    """A StepCost whose decode steps cost a piecewise linear function of the context."""
 
     front_end_s = 0.0
     response_s = 0.0
@@ -70,11 +133,11 @@ class Pricer(ABC):
 
     def __init__(self, noise: Noise | None) -> None:
         self._noise = noise
-        self._steady = Memo(self.lines)
+        self._steady = Memo(self.pieces)
 
     @abstractmethod
-    def lines(self, n: int) -> Lines:
-        """The lines of steps in which n rows decode, nothing else is computed, and all emit."""
+    def pieces(self, n: int) -> Pieces:
+        """What steps cost in which n rows decode, nothing else is computed, and all emit."""
 
     @abstractmethod
     def mixed(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
@@ -83,37 +146,39 @@ class Pricer(ABC):
     def mean(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
         if prompts or emitted != n:
             return self.mixed(n, context, prompts, emitted)
-        intercept, slope, more = self._steady[n]
-        seconds = intercept + slope * context
-        for higher, steeper in more:
-            seconds = max(seconds, higher + steeper * context)
-        return seconds
+        return self._steady[n](context)
 
     def step(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
         seconds = self.mean(n, context, prompts, emitted)
-        return seconds * self._noise.one() if self._noise is not None else seconds
+        return seconds * self._noise.one(bool(prompts)) if self._noise is not None else seconds
 
     def stretch(self, steps: int, n: int, context: int, start: float, ends: "array[float]", growth: int) -> None:
-        intercept, slope, more = self._steady[n]
+        knots, intercepts, slopes = self._steady[n]
         noise = self._noise
+        piece = bisect_right(knots, context) - 1
+        one_piece = context + growth * (steps - 1) < knots[piece + 1]
         if steps > LOOP:
             contexts = context + growth * np.arange(steps, dtype=np.float64)
-            seconds = slope * contexts
-            seconds += intercept
-            for higher, steeper in more:
-                np.maximum(seconds, higher + steeper * contexts, out=seconds)
+            if one_piece:
+                seconds = slopes[piece] * contexts
+                seconds += intercepts[piece]
+            else:
+                at = np.searchsorted(knots, contexts, side="right") - 1
+                seconds = np.asarray(slopes)[at] * contexts
+                seconds += np.asarray(intercepts)[at]
             if noise is not None:
                 seconds *= noise.many(steps)
             seconds[0] += start
             ends.frombytes(np.add.accumulate(seconds).tobytes())
             return
         append = ends.append
-        if more:
+        if not one_piece:
             for _ in range(steps):
                 start += self.step(n, context, (), n)
                 append(start)
                 context += growth
             return
+        intercept, slope = intercepts[piece], slopes[piece]
         reading, more_read = float(context), float(growth)  # exact, and quicker to multiply
         if noise is None:
             for _ in range(steps):

@@ -16,6 +16,7 @@ class Policy(Protocol):
     It draws no time, touches no clock, keeps no metrics, and never sees how many tokens a request will give.
     A policy may also have
     `async_scheduling: bool`: each step is decided while the one before it runs (default False);
+    `kernels: str`: the engine whose calibration is the default (default vllm);
     `caches_prefixes: bool`: its KV blocks can be hit by others (default False);
     `delivers_whole: bool`: nothing is delivered before the whole batch has ended (default False);
     `defaults_for(gpu) -> dict`: its engine's defaults for that GPU, for parameters left at null;

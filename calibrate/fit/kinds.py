@@ -1,0 +1,203 @@
+"""Kinds of kernels: which rows of a file are fitted, by which form, and what stands for a number it cannot determine.
+
+Traps of the tables are dealt with here, each where it bites. Rows that serving does not meet (narrow products, contexts
+of a few tokens) are left out, lest they bend what matters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sim.cost.forms import DecodeAttention, Efficiency, Gemm, PrefillAttention
+from sim.errors import ScenarioError, suggest
+from sim.gpus import GPU
+
+from ..data import kernel_file, read_kernels
+from ..split import held_out, mixed
+from .points import Make, Points, decode_operator, gemm_operator, machine, points, prefill_operator
+from .solve import Number, Solution, errors, solve
+
+MOST = 4000  # points of one fit: beyond, a fixed choice of them
+LEAST_WIDTH = 1024  # of a product
+LEAST_CONTEXT = 64  # tokens of a sequence that decodes
+LEAST_PROMPT = 64  # tokens; of shorter ones not many come at once
+LEAST_HEADS = 4  # of a prompt's attention on one GPU
+GROUPS = (2, 16)  # query heads per key head; tables change kernels beyond, TensorRT-LLM's at 1 and from 24
+HEAD = 128  # the size of heads that forms are fitted to
+
+FRACTION = (0.05, 1.0)
+COMPUTE = Number("compute_fraction", *FRACTION, (0.6, 0.8), 1.0, 1.0)
+BANDWIDTH = Number("bandwidth_fraction", *FRACTION, (0.5, 0.8), 1.0, 1.0)
+LAUNCH_S = 2e-6  # of a kernel within a CUDA graph
+FLOOR = Number("floor_s", 5e-7, 1e-3, (3e-6, 12e-6), LAUNCH_S, 1e-3)
+OVERLAP = Number("overlap_p", 1.0, 32.0, (1.5, 3.0), 1.0, None)
+GEMM = (
+    COMPUTE,
+    BANDWIDTH,
+    FLOOR,
+    OVERLAP,
+    Number("wave_share", 0.0, 1.0, (0.2, 0.7), 0.0, 1.0, logarithmic=False),
+    Number("small_tile_penalty", 0.0, 1.0, (0.05, 0.4), 0.0, 1.0, logarithmic=False),
+    Number("chain_s_per_kdepth", 2e-8, 1e-4, (2e-7,), 0.0, 1e-4),
+)
+QUANTISE = Number("quantise_fraction", 0.02, 1.0, (0.3,), None, None)
+PREFILL = (COMPUTE, BANDWIDTH, FLOOR, OVERLAP, Number("occupancy", 0.02, 100.0, (0.4, 2.0), None, None))
+DECODE = (
+    BANDWIDTH,
+    FLOOR,
+    OVERLAP,
+    Number("block_s", 1e-9, 1e-4, (1.5e-6, 4e-6), 0.0, 1e-4),
+    Number("chain_s_per_ktoken", 1e-9, 1e-3, (0.3e-6, 8e-6), 0.0, 1e-3),
+    Number("max_splits", 1.0, 200.0, (1.2, 20.0), 1.0, 200.0),
+    Number("ramp_bytes", 1e4, 1e9, (1e6, 5e7), 0.0, 1e9),
+)
+
+# which backend's rows stand for an engine's, where its own will not do [measurements/README.md, caveats of 1]
+INSTEAD = {
+    ("a100_sxm", "vllm", "gemm"): ("sglang", "vLLM's large products on this card are too good: SGLang's instead"),
+    ("a100_sxm", "vllm", "moe"): ("sglang", "vLLM has no balanced mixtures on this card: SGLang's instead"),
+}
+# bytes between which a table shows more than the memory's bandwidth, for it reads the same again from a large cache
+CACHED = {
+    ("l40s", "gemm"): (0.0, 24e6),
+    ("l40s", "attention_decode"): (4e6, 130e6),
+    ("b200_sxm", "attention_decode"): (8e6, 130e6),
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form of a calibration and the rows that it is fitted to."""
+
+    key: str  # in the calibration's operators
+    file: str
+    form: Callable[..., Efficiency]
+    numbers: tuple[Number, ...]
+    make: Make
+    rows: Callable[[pd.DataFrame], pd.Series]
+    constant: dict[str, Any]
+    dtype: str = "bf16"
+
+
+def _gemm(key: str, dtype: str, numbers: tuple[Number, ...]) -> Kind:
+    def rows(frame: pd.DataFrame) -> pd.Series:
+        return (frame["dtype"] == dtype) & (frame["n"] >= LEAST_WIDTH) & (frame["k"] >= LEAST_WIDTH)
+
+    return Kind(key, "gemm", Gemm, numbers, gemm_operator, rows, {}, "fp8" if dtype == "fp8" else "bf16")
+
+
+def _prefill(key: str, kv: str) -> Kind:
+    def rows(frame: pd.DataFrame) -> pd.Series:
+        long = (frame["head_dim"] == HEAD) & (frame["prompt_len"] >= LEAST_PROMPT) & (frame["heads"] >= LEAST_HEADS)
+        return long & (frame["kv_dtype"] == kv)
+
+    constant = {"tiled": True}
+    return Kind(key, "attention_prefill", PrefillAttention, PREFILL, prefill_operator, rows, constant)
+
+
+def _decode(key: str, kv: str) -> Kind:
+    def rows(frame: pd.DataFrame) -> pd.Series:
+        long = (frame["head_dim"] == HEAD) & (frame["context_len"] >= LEAST_CONTEXT)
+        long &= (frame["heads"] / frame["kv_heads"]).between(*GROUPS)
+        return long & (frame["kv_dtype"] == kv)
+
+    return Kind(key, "attention_decode", DecodeAttention, DECODE, decode_operator, rows, {})
+
+
+KINDS = (
+    _gemm("gemm", "bfloat16", GEMM),
+    _gemm("gemm_fp8", "fp8", (*GEMM, QUANTISE)),
+    _prefill("attention_prefill", "bfloat16"),
+    _prefill("attention_prefill_fp8", "fp8"),
+    _decode("attention_decode", "bfloat16"),
+    _decode("attention_decode_fp8", "fp8"),
+)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit of one kind found."""
+
+    key: str
+    values: dict[str, Any]  # of the form, as the file has them
+    form: Efficiency
+    errors: dict[str, Any]
+    bounds: tuple[str, ...]
+    notes: tuple[str, ...]
+    backend: str
+    version: str
+
+
+def read(root: Path, gpu: str, engine: str, file: str) -> tuple[Path, pd.DataFrame, tuple[str, ...]]:
+    """The rows of this engine in a file of kernels, one a shape (its quickest kernel); notes on what was chosen."""
+    path = kernel_file(root, gpu, file)
+    frame = read_kernels(path, file)
+    backend, *notes = INSTEAD.get((gpu, engine, file), (engine,))
+    there = sorted(frame["backend"].unique())
+    if backend not in there:
+        raise ScenarioError(f"{path}: backend: no rows of {suggest(backend, there)}")
+    frame = frame[frame["backend"] == backend]
+    if file == "attention_decode" and (gpu, engine) == ("a100_sxm", "trtllm"):
+        shared = frame["heads"] / frame["kv_heads"]
+        frame = frame[~shared.between(4, 8)]
+        notes.append("decode attention of 4 to 8 query heads per key head left out: faster than the memory is")
+    return path, quickest(frame), tuple(notes)
+
+
+def quickest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ in the kernel alone, the one that takes the least time."""
+    shape = [name for name in frame.columns if name not in ("kernel", "latency_us", "version")]
+    ordered = frame.sort_values("latency_us", kind="stable")
+    return ordered.drop_duplicates(shape).sort_index()
+
+
+def select(kind: Kind, frame: pd.DataFrame, gpu: str) -> pd.DataFrame:
+    """The rows that this kind's form is for. Attention in fp8 is preferred to fp8 keys under bf16 arithmetic."""
+    frame = frame[kind.rows(frame)]
+    if (gpu, kind.file) in CACHED and len(frame):
+        least, most = CACHED[gpu, kind.file]
+        moved = np.asarray(kind.make(frame).bytes)
+        frame = frame[(moved <= least) | (moved >= most)]
+    if "attn_dtype" in frame and (frame["attn_dtype"] == "fp8").any():
+        frame = frame[frame["attn_dtype"] == "fp8"]
+    return frame
+
+
+def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | None:
+    """The form of one kind, fitted to what is not held out, with its errors on what is; None: no rows of it."""
+    frame = select(kind, frame, gpu.name)
+    if frame.empty:
+        return None
+    held = held_out(frame, kind.file)
+    what = f"{path}: {kind.key}"
+    train = points(thinned(frame[~held], kind.file), kind.make)
+    seen = machine(gpu, kind.dtype)
+
+    def predict(values: Any) -> Any:
+        return kind.form(**kind.constant, **values).seconds(train.operator, seen)
+
+    found: Solution = solve(kind.numbers, predict, train.seconds, what)
+    order = [number.name for number in kind.numbers]
+    values = {**kind.constant, **{name: found.values[name] for name in order}}
+    form = kind.form(**values)
+    test: Points = points(frame[held] if held.any() else frame, kind.make)
+    scores = errors(form.seconds(test.operator, seen), test.seconds)
+    scores["held_out"] = bool(held.any())
+    scores["fitted_points"] = len(train)
+    versions = ", ".join(sorted(frame["version"].unique()))
+    return Fitted(kind.key, values, form, scores, found.told(kind.key), (), str(frame["backend"].iloc[0]), versions)
+
+
+def thinned(frame: pd.DataFrame, file: str) -> pd.DataFrame:
+    """At most MOST rows, always the same ones."""
+    if len(frame) <= MOST:
+        return frame
+    sizes = ("batch", "heads", "kv_heads", "prompt_len", "context_len", "m", "n", "k", "num_tokens", "inter", "moe_tp")
+    order = np.argsort(mixed(frame, tuple(name for name in sizes if name in frame)), kind="stable")[:MOST]
+    return frame.iloc[np.sort(order)]
