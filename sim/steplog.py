@@ -12,6 +12,8 @@ from .tables import GROUP, STEPS, Emit, table
 from .utilisation import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .batch import Plan
     from .lane import Lane
 
@@ -31,6 +33,7 @@ class StepLog:
         self.depth = 1  # of the engine: steps decided and not yet processed
         self.ends = array("d")  # the lane's step clock
         self.content: list[dict[str, Any]] | None = [] if content else None
+        self.describe: Callable[[Lane], dict[str, Any]] | None = None  # the policy's own view of a decision
         self.ticks = 0  # when stopped: how many there were
         self.steps = 0  # likewise
         self.work = Work()  # sums over the steps, when stopped
@@ -84,9 +87,10 @@ class StepLog:
     def note(self, lane: Lane, plan: Plan, step: int, start_s: float, now_s: float) -> None:
         """Who is in the step just decided, before it is committed."""
         assert self.content is not None
+        told = self.describe(lane) if self.describe is not None else {}
         taken = [
             seq
-            for seq in lane.running
+            for seq in told.pop("order", lane.running)
             if seq in plan.entries or (plan.all_decode and seq.state == DECODING)
         ]  # fmt: skip
         self.content.append(
@@ -100,6 +104,7 @@ class StepLog:
                 "free": lane.kv.free,
                 "running": len(lane.running),
                 "waiting": len(lane.waiting),
+                **told,
             }
         )
 
