@@ -3,8 +3,9 @@
 usage: python tests/engine_parity.py [--no-fast-forward] ENGINE CASE.json[.gz] OUT.jsonl
        python tests/engine_parity.py [--no-fast-forward] ENGINE CASES_DIR OUT_DIR
 
-Of a folder, every NAME.case.json[.gz] becomes NAME.jsonl. ENGINE is vllm, trtllm, tgi or sglang. A replay is case -> scenario (cost `linear`) and a source that holds the case's
-requests -> `sim.simulate` -> lines. The formats are described in the README of each tests/data/ENGINE_schedules/.
+Of a folder, every NAME.case.json[.gz] becomes NAME.jsonl. ENGINE is vllm, trtllm, tgi or sglang. A replay is case ->
+scenario (cost `linear`) and a source that holds the case's requests -> `sim.simulate` -> lines. The formats are
+described in the README of each tests/data/ENGINE_schedules/.
 """
 
 from __future__ import annotations

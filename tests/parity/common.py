@@ -39,7 +39,7 @@ def requests_of(case: Case, limit: str = "max_tokens") -> list[Request]:
 
 
 class Replay:
-    """A case as simulated. `policy` and `engine` are those sections of a scenario; its model and GPU play no part, since
+    """A case as simulated. `policy` and `engine` are those sections of a scenario; model and GPU play no part, since
     blocks and step times are given."""
 
     def __init__(
