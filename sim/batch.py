@@ -220,7 +220,7 @@ class Batch:
             else:
                 self.late.setdefault(last, []).append(seq)
         kv.reveal(seq)
-        self._release(seq, whole)
+        self._release(seq, 0 if lose else whole)
         seq.computed = 0
         seq.preemptions += 1
         seq.state = WAITING
