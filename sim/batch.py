@@ -104,6 +104,15 @@ class Batch:
         """Tokens of a sequence that are computed, or will be when the steps decided so far have run."""
         return self.decodes.tick - seq.born if seq.state == DECODING else seq.computed
 
+    def known_outputs(self, seq: Sequence) -> int:
+        """Outputs of any sequence that have been processed."""
+        if seq.state == DECODING:
+            return self.decodes.tick - seq.born + 1 - seq.prompt - self.under_way(seq)
+        if seq.state == LEAVING:
+            assert seq.last_step is not None
+            return seq.outputs - (seq.last_step >= self.processed)
+        return seq.known - seq.prompt
+
     def missing(self, seq: Sequence) -> int:
         """Tokens that a running sequence has to compute."""
         return 1 if seq.state == DECODING else seq.known - seq.computed

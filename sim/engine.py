@@ -56,6 +56,8 @@ class Engine:
         self.fast_forward = fast_forward
         self.on_done, self.on_left = on_done, on_left
         self.on_refused = on_done  # told of each whom the engine's queue refuses
+        # Where they are recorded, a release changes them, and who has given back what is not known within a stretch.
+        self._shows_evictable = log.content is not None and kv.headroom > 0
         self._decides_idle = getattr(policy, "decides_idle", False)
         self.more_may_come: Callable[[], bool] = lambda: False  # whether a request may still reach this engine
         self.delivers_whole = getattr(policy, "delivers_whole", False)
@@ -224,7 +226,7 @@ class Engine:
         if not entries and not preempted:
             if not plan.all_decode:
                 return False
-            steps = horizon(lane, plan, self.watched) if self.fast_forward else 1
+            steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1
             self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
                 self.log.note(lane, plan, step, start_s, now_s)

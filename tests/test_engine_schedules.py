@@ -13,7 +13,7 @@ import pytest
 from tests import engine_parity
 
 DATA = Path(__file__).parent / "data"
-COUNTS = {"vllm": 66, "trtllm": 67, "tgi": 41}
+COUNTS = {"vllm": 66, "trtllm": 67, "tgi": 41, "sglang": 60}
 CASES = [(engine, case) for engine in COUNTS for case in sorted((DATA / f"{engine}_schedules").glob("*.case.json.gz"))]
 TOLERANCE = 1e-9
 NUMBERS = ("start", "duration", "scheduled_at", "first_scheduled", "first_token", "finish", "ratio")

@@ -1,5 +1,5 @@
 """Batching policies, one a file; importing the package registers them."""
 
-from . import static, tgi, trtllm, vllm
+from . import sglang, static, tgi, trtllm, vllm
 
-__all__ = ["static", "tgi", "trtllm", "vllm"]
+__all__ = ["sglang", "static", "tgi", "trtllm", "vllm"]
