@@ -45,7 +45,7 @@ def horizon(lane: Lane, plan: Plan, watched: bool) -> int:
 
     That is until one ends, blocks run out, or a release may let in somebody who waits, or changes what is watched.
     """
-    if lane.prompts or ((lane.waiting or watched) and (lane.leaving or lane.late)):
+    if (lane.waiting or watched) and (lane.leaving or lane.late or lane.prompts):
         return 1
     kv = lane.kv
     free = kv.free - kv.headroom * len(lane.decodes.members)

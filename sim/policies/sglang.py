@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -73,6 +73,13 @@ class SGLang:
         bool, Field(description="decide each step when the last one has ended, not while it runs")
     ] = False
 
+    named_otherwise: ClassVar[dict[str, str]] = {
+        "page_size": "engine.block_size",
+        "context_length": "engine.max_model_len",
+        "disable_radix_cache": "engine.enable_prefix_caching: false",
+        "mem_fraction_static": "engine.gpu_memory_utilization",
+        "max_total_tokens": "what the KV cache holds, engine.num_gpu_blocks_override blocks",
+    }
     decides_idle = True
 
     @staticmethod

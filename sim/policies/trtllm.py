@@ -11,7 +11,7 @@ from bisect import insort
 from collections import deque
 from dataclasses import dataclass
 from heapq import merge
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -115,6 +115,12 @@ class TRTLLM:
     disable_overlap_scheduler: Annotated[
         bool, Field(description="decide each step when the last one has ended, not while it runs")
     ] = False
+
+    named_otherwise: ClassVar[dict[str, str]] = {
+        "max_seq_len": "engine.max_model_len",
+        "tokens_per_block": "engine.block_size",
+        "enable_block_reuse": "engine.enable_prefix_caching",
+    }
 
     @property
     def async_scheduling(self) -> bool:
