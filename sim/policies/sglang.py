@@ -220,19 +220,26 @@ class SGLang:
         return min(INIT_RATIO * self.schedule_conservativeness, 1)
 
     def decayed(self, ratio: float) -> float:
+        floor, decay = self._decay
+        return max(ratio - decay, floor)
+
+    @property
+    def _decay(self) -> tuple[float, float]:
+        """The least ratio, and what each decode step takes off."""
         start = self._start
         floor = MIN_FACTOR * start
-        return max(ratio - (start - floor) / DECAY_STEPS, floor)
+        return floor, (start - floor) / DECAY_STEPS
 
     def _catch_up(self, batch: Batch, queue: Waiting) -> None:
         """What the steps of a stretch after its first one did, had each been decided by itself."""
         more, queue.seen = batch.step - queue.seen - 1, batch.step
         if more > 0 and queue.step == "decode":
-            floor = MIN_FACTOR * self._start
+            ratio, floor, decay = queue.ratio, *self._decay
             for _ in range(more):
-                if queue.ratio <= floor:
+                if ratio <= floor:
                     break
-                queue.ratio = self.decayed(queue.ratio)
+                ratio = max(ratio - decay, floor)
+            queue.ratio = ratio
             queue.work += queue.stale * more
             full = len(queue.run) >= self.prefill_decode_interval_min_bs
             queue.countdown = max(queue.countdown - more, 0) if full else 0

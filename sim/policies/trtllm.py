@@ -178,6 +178,9 @@ class TRTLLM:
             paused = []
             generating, prompts = self._no_evict(batch, waiting)
         chunks: dict[Sequence, tuple[int, int]] = {}
+        if not prompts and not paused and generating is None:
+            batch.take_all()
+            return
         if prompts:
             budget = TokenBudget(self, batch)
             chunks, generating = budget.share(generating, prompts)
@@ -312,7 +315,7 @@ class TRTLLM:
             return None
         if self.capacity_scheduler_policy == "STATIC_BATCH":
             return None
-        return {kv.first_missing(seq) for seq in batch.partial} - {None}
+        return {kv.first_missing(seq) for seq in batch.partial} - {None} if batch.partial else set()
 
     # -- launch
 
@@ -354,8 +357,10 @@ def in_order(seqs: Iterable[Sequence]) -> list[Sequence]:
     return sorted(seqs, key=lambda seq: seq.order)
 
 
-def in_places(running: Iterable[Sequence], unserved: list[Sequence]) -> Iterator[Sequence]:
+def in_places(running: dict[Sequence, None], unserved: list[Sequence]) -> Iterator[Sequence]:
     """The active list, but for those of its members that are not asked for."""
+    if not running:
+        return iter(unserved)
     return merge(in_order(running), unserved, key=lambda seq: seq.order)
 
 
