@@ -77,6 +77,7 @@ class Batch:
         self.gone: list[Sequence] = []  # who has left since the last decision
         self.refused: list[Sequence] = []  # whom the queue refused, for the engine to collect
         self.prompts: dict[int, list[tuple[Sequence, int, int]]] = {}  # step -> (sequence, tokens, preemptions)
+        self.lost = 0  # outputs under way that this decision has thrown away
         self.progress = 0  # first chunks, whole prompts; with the ticks: what a watchdog watches
         self._by_id: dict[str, Sequence] = {}  # of the running, where prefixes are cached
         self.leaving: dict[int, list[Sequence]] = {}  # step of the last token -> sequences
@@ -269,9 +270,9 @@ class Batch:
         elif seq.pauses:
             seq.pauses.append(self.start_s)
 
-    @staticmethod
-    def _forget_output(seq: Sequence) -> None:
+    def _forget_output(self, seq: Sequence) -> None:
         """The last token of its spans never was."""
+        self.lost += 1
         if seq.spans[-1] > seq.spans[-2]:
             seq.spans[-1] -= 1
         else:

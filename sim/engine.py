@@ -221,6 +221,9 @@ class Engine:
             lane.gone.clear()
         if lane.refused:
             self._refuse()
+        if lane.lost:
+            self.log.lose(lane.lost)
+            lane.lost = 0
         entries, preempted = plan.entries, plan.preempted
         n = len(decodes.members)
         if not entries and not preempted:

@@ -63,6 +63,10 @@ class StepLog:
         if self._pending >= GROUP:
             self._flush(self.HELD_BACK)
 
+    def lose(self, tokens: int) -> None:
+        """Of the last step's outputs, just under way, so many are thrown away."""
+        self._rows[-1] += tokens
+
     def stop(self, within: int) -> None:
         """The first `within` steps stand, and no others come."""
         self.steps = within

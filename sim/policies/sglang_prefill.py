@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from ..kv import NO_HIT, Hit
-from ..request import DONE
+from ..request import DECODING, DONE
 from .sglang_decode import lose
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class PrefillPass:
         self.in_left: float = policy.max_prefill_tokens - mix
         self.chunk_left: float = policy.chunk - mix
         self.now: float = mix  # tokens charged now
-        self.total = mix + sum([self.left_of(seq) for seq in queue.run])  # and to their ends
+        self.total = mix + self._left_of_all(queue.run)  # and to their ends
         self.chosen: list[Row] = []
         self.half: Sequence | None = None
         self.victims: list[Sequence] = []
@@ -48,6 +48,25 @@ class PrefillPass:
     def left_of(self, seq: Sequence) -> float:
         """Tokens that a running one is thought to give yet."""
         return min(seq.limit - self.batch.known_outputs(seq), CLIP) * self.ratio_of(seq)
+
+    def _left_of_all(self, run: list[Sequence]) -> float:
+        """The sum of `left_of`, written out: every pass needs it of all that run."""
+        batch, ratio = self.batch, self.queue.ratio
+        tick, last = batch.decodes.tick + 1, batch.step - 1
+        flying = last >= batch.processed
+        taken = flying and batch.decodes.taken == last
+        found: list[float] = []
+        for seq in run:
+            if seq.state != DECODING:
+                found.append(self.left_of(seq))
+                continue
+            left = seq.limit - tick + seq.born + seq.prompt
+            if flying and (seq.joined == last or (taken and seq.skipped != last)):
+                left += 1
+            if left > CLIP:
+                left = CLIP
+            found.append(left if seq.request.ignore_eos else left * ratio)
+        return sum(found)
 
     def room(self) -> int:
         return (self.kv.free + self.kv.evictable) * self.size
@@ -158,7 +177,7 @@ class PrefillPass:
         if need <= self.chunk_left:
             self.chosen.append((seq, NO_HIT, need))
             self.charge(need, min(seq.limit, CLIP))
-        elif self.chunk_left <= 0:
+        elif self.chunk_left <= 0 or self.half is not None:  # SGLang would split both, and forget the first one's rest
             self.state = OTHER
             return False
         else:
