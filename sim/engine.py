@@ -339,6 +339,8 @@ class Engine:
     def _refuse(self) -> None:
         """Whom the lane's queue refused ends: rejected, or failed if it has run."""
         refused, self.lane.refused = self.lane.refused, []
+        if self.log.content is not None:
+            self.log.refused += [seq.request.id for seq in refused]
         for seq in refused:
             seq.status = REJECTED if seq.first_step is None else FAILED
             seq.reason = seq.reason or "the queue is full"

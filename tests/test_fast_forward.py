@@ -46,7 +46,7 @@ def test_stretches_equal_single_steps(seed: int) -> None:
 
 
 @pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name != "vllm"])
-@settings(plenty, max_examples=60)
+@settings(plenty, max_examples=40)
 @given(seed=seeds)
 def test_so_they_do_under_every_policy(policy: str, seed: int) -> None:
     data, asked = random_cases.case(random.Random(seed), policy)

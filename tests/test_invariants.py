@@ -67,7 +67,7 @@ OF_VLLM = {  # what it refuses, and its limits; and static's
 
 
 @pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
-@plenty(40)
+@plenty(25)
 @given(seed=seeds)
 def test_the_general_laws_hold_under_every_policy(policy: str, seed: int) -> None:
     data, asked = random_cases.case(random.Random(seed), policy)
@@ -79,7 +79,7 @@ def test_the_general_laws_hold_under_every_policy(policy: str, seed: int) -> Non
 
 
 @pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
-@plenty(40)
+@plenty(25)
 @given(seed=seeds)
 def test_other_caches_end_with_nothing_in_use(policy: str, seed: int) -> None:
     """Free, cached and used blocks are all there are, and nobody holds any when nobody is there."""

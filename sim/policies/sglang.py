@@ -169,7 +169,7 @@ class SGLang:
         queue: Waiting = batch.waiting  # type: ignore[assignment]
         plan = batch.plan
         self._catch_up(batch, queue)
-        queue.step, queue.retracted = "none", []
+        queue.step, queue.retracted, queue.given_up = "none", [], None
         if not queue and not batch.running:
             queue.ratio = self._start
         if queue.half is not None and not queue.stored:
@@ -198,22 +198,19 @@ class SGLang:
         prompts = [seq for seq in plan.entries if seq.state != DECODING]
         decoding = queue.last[0][len(prompts) :] if queue.step == "mixed" and queue.last else queue.run
         lost = [seq.request.id for seq in queue.retracted]
-        told = {
+        return {
             "order": [*prompts, *decoding],
             "kind": queue.step,
             "retracted": lost,
             "preempted": [
                 *lost,
-                *(s.request.id for s in plan.preempted if s not in queue.retracted and s.reason is None),
+                *(s.request.id for s in plan.preempted if s not in queue.retracted and s is not queue.given_up),
             ],
-            "aborted": queue.aborted,
             "free": kv.free * kv.size,
             "evictable": kv.evictable * kv.size,
             "running": len(queue.run),
             "ratio": queue.ratio,
         }
-        queue.aborted = []
-        return told
 
     @property
     def _start(self) -> float:

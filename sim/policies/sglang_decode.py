@@ -77,7 +77,7 @@ def retract(policy: SGLang, batch: Batch, queue: Waiting) -> None:
         last = run.pop()
         lose(batch, last)
         last.preemptions -= 1
-        queue.aborted.append(last.request.id)
+        queue.given_up = last
         batch.give_up(last, "aborted: the KV cache is too small for it beside a prompt under way")
     batch.reorder(run, queue.highest + 1)
     queue.highest += len(run)

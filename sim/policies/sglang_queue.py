@@ -39,7 +39,6 @@ class Waiting(list["Sequence"]):
         self.kind, self.by_priority, self.low_first, self.most = kind, by_priority, low_first, most
         self.entries = self.orderings = 0
         self.fresh: list[Sequence] = []  # queued since the last decision
-        self.aborted: list[str] = []  # refused or given up, for the records of content
         self.matched: dict[Sequence, int] = {}  # by the last ordering
         # The decode batch, and what goes with it.
         self.ratio = ratio
@@ -54,7 +53,8 @@ class Waiting(list["Sequence"]):
         self.highest = self.lowest = 0  # places given in the batch
         self.seen = 0  # step of the last decision
         self.step = "none"  # its kind
-        self.retracted: list[Sequence] = []
+        self.retracted: list[Sequence] = []  # by this decision
+        self.given_up: Sequence | None = None  # likewise
 
     def head(self) -> Sequence:
         return self[0]
@@ -73,7 +73,6 @@ class Waiting(list["Sequence"]):
                     refused = worst
                     self.remove(worst)
             refused.reason = f"aborted: {self.most} requests are waiting (max_queued_requests)"
-            self.aborted.append(refused.request.id)
             if refused is seq:
                 return refused
         mark = seq.mark

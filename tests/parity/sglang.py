@@ -61,7 +61,7 @@ def replay(case: Case, fast_forward: bool = True) -> list[Line]:
     for row, entry in done.entries():
         first = row["step"] == entry["step"]
         line = done.line(row, entry, overlap)
-        line |= {"kind": entry["kind"], "retracted": entry["retracted"], "aborted": entry["aborted"]}
+        line |= {"kind": entry["kind"], "retracted": entry["retracted"], "aborted": entry["refused"]}
         line |= {"free": entry["free"], "evictable": entry["evictable"], "running": entry["running"]}
         if first:
             line |= {"preempted": entry["preempted"], "ratio": entry["ratio"], "waiting": entry["waiting"]}
