@@ -20,8 +20,8 @@ class WaitingQueue(Protocol):
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Sequence]: ...
     def head(self) -> Sequence: ...
-    def push(self, seq: Sequence) -> None:
-        """A new one."""
+    def push(self, seq: Sequence) -> Sequence | None:
+        """A new one. Who is refused for it, if the queue is full: itself or another."""
 
     def put_back(self, seq: Sequence) -> None:
         """A preempted one."""
@@ -33,7 +33,7 @@ class Plan:
     """What a step computes, and for how long that may stand."""
 
     __slots__ = (
-        "all_decode", "entries", "padded_prompt", "padding", "preempted", "repeat", "some_decode", "wake_at_s",
+        "again", "all_decode", "entries", "padded_prompt", "padding", "preempted", "repeat", "some_decode", "wake_at_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Plan:
         self.padding = 0  # decoding rows that are computed for nobody
         self.padded_prompt = 0  # tokens to which every prompt of the step is padded
         self.wake_at_s: float | None = None  # nothing to compute yet: when to ask again
+        self.again = False  # nothing to compute, but this decision has changed what the next one finds
 
     def __bool__(self) -> bool:
         return self.all_decode or bool(self.entries) or bool(self.preempted)
@@ -74,6 +75,9 @@ class Batch:
         self.decodes = DecodeSet(kv.size)
         self.plan = Plan()
         self.gone: list[Sequence] = []  # who has left since the last decision
+        self.refused: list[Sequence] = []  # whom the queue refused, for the engine to collect
+        self.prompts: dict[int, list[tuple[Sequence, int, int]]] = {}  # step -> (sequence, tokens, preemptions)
+        self.lost = 0  # outputs under way that this decision has thrown away
         self.progress = 0  # first chunks, whole prompts; with the ticks: what a watchdog watches
         self._by_id: dict[str, Sequence] = {}  # of the running, where prefixes are cached
         self.leaving: dict[int, list[Sequence]] = {}  # step of the last token -> sequences
@@ -101,6 +105,15 @@ class Batch:
         """Tokens of a sequence that are computed, or will be when the steps decided so far have run."""
         return self.decodes.tick - seq.born if seq.state == DECODING else seq.computed
 
+    def known_outputs(self, seq: Sequence) -> int:
+        """Outputs of any sequence that have been processed."""
+        if seq.state == DECODING:
+            return self.decodes.tick - seq.born + 1 - seq.prompt - self.under_way(seq)
+        if seq.state == LEAVING:
+            assert seq.last_step is not None
+            return seq.outputs - (seq.last_step >= self.processed)
+        return seq.known - seq.prompt
+
     def missing(self, seq: Sequence) -> int:
         """Tokens that a running sequence has to compute."""
         return 1 if seq.state == DECODING else seq.known - seq.computed
@@ -108,7 +121,7 @@ class Batch:
     def lookup(self, seq: Sequence) -> Hit:
         """The prefix hit of a waiting sequence, after what it names has become visible."""
         kv = self.kv
-        if seq.request.prefix and kv.caching:
+        if seq.request.prefix and kv.hits_running:
             for request_id in self._names(seq):
                 other = self._by_id.get(request_id)
                 if other is None:
@@ -124,7 +137,7 @@ class Batch:
 
     def hit_may_grow(self, seq: Sequence) -> bool:
         """Whether a waiting sequence names tokens that a running one is still giving."""
-        if not (seq.request.prefix and self.kv.caching):
+        if not (seq.request.prefix and self.kv.hits_running):
             return False
         named = (self._by_id.get(request_id) for request_id in self._names(seq))
         return any(other is not None and other.state in (DECODING, LEAVING) for other in named)
@@ -150,8 +163,8 @@ class Batch:
         computed = self.decodes.tick - seq.born if decoding else seq.computed
         if seq.grows:
             size = self.kv.size
-            have = -(-computed // size) if decoding else seq.blocks
-            want = -(-(computed + new) // size)
+            have = -(-computed // size) if decoding else seq.blocks  # perhaps more than it has filled
+            want = max(have, -(-(computed + new) // size))
             if want - have > self.kv.free:
                 return False
             self.kv.take(want - have)
@@ -166,10 +179,28 @@ class Batch:
             self.kv.cache(seq, min(computed + new, seq.known))
         return True
 
-    def preempt(self, seq: Sequence) -> int:
+    def enqueue(self, seq: Sequence) -> None:
+        """seq waits, new or preempted, unless the queue refuses it."""
+        refused = self.waiting.push(seq)
+        if refused is not None:
+            self.refused.append(refused)
+
+    def give_up(self, seq: Sequence, reason: str) -> None:
+        """seq, which neither waits nor runs, will never be served."""
+        seq.reason = reason
+        self.refused.append(seq)
+
+    def reorder(self, seqs: list[Sequence], first: int) -> None:
+        """All that decode stand in this order from now on, `first` the place of the first."""
+        for place, seq in enumerate(seqs, first):
+            seq.order = place
+        self.decodes.reorder(seqs)
+
+    def preempt(self, seq: Sequence, lose: bool = False) -> int:
         """seq gives up its blocks and place and waits; returns the tokens that this step had given it.
 
         Its outputs are kept, to be computed again as if they were prompt; one that is under way still comes.
+        lose: it does not, but has to be computed again, and the policy queues seq itself.
         """
         step, last, kv = self.step, self.step - 1, self.kv
         tokens = self.plan.entries.pop(seq, 0)
@@ -179,46 +210,57 @@ class Batch:
             seq.known = seq.computed + 1 - pending
             if seq.grows and not taken:
                 seq.blocks = -(-seq.computed // kv.size)
-            kv.cache(seq, seq.computed + taken - pending)
-            if pending:
+            whole = seq.computed + taken - pending
+            kv.cache(seq, whole)
+            if pending and lose:
+                self._forget_output(seq)
+            elif pending:
                 self.late.setdefault(last, []).append(seq)
         elif seq.state == PARTIAL:
             self.partial.pop(seq, None)
+            whole = seq.computed
         else:
             self.leaving[last].remove(seq)
             seq.known = seq.computed
-            kv.cache(seq, seq.known - 1)
-            self.late.setdefault(last, []).append(seq)
+            whole = seq.known - 1
+            kv.cache(seq, whole)
+            if lose:
+                self._forget_output(seq)
+                seq.last_step = None
+            else:
+                self.late.setdefault(last, []).append(seq)
         kv.reveal(seq)
-        self._release(seq)
+        self._release(seq, 0 if lose else whole)
         seq.computed = 0
         seq.preemptions += 1
         seq.state = WAITING
         if seq.pauses is None:
             seq.pauses = []
         seq.pauses.append(self.now_s)
-        self.waiting.put_back(seq)
+        if not lose:
+            self.waiting.put_back(seq)
         self.plan.preempted.append(seq)
         return tokens
 
-    def admit(self, seq: Sequence, hit: Hit, new: int) -> None:
-        """One of the queue runs: its cached blocks are used, `new` tokens of it are computed in this step.
+    def admit(self, seq: Sequence, hit: Hit, new: int, blocks: int = 0, order: int | None = None) -> None:
+        """One of the queue, any, runs: its cached blocks are used, `new` tokens of it are computed in this step.
 
-        One that holds a reservation takes no more blocks, now or later.
+        One that holds a reservation takes no more blocks, now or later. blocks: all that it holds then, where it is
+        more than these tokens need. order: its place among the running, where it is not the last.
         """
         self.waiting.remove(seq)
         kv = self.kv
-        seq.computed = computed = hit.blocks * kv.size
+        seq.computed = computed = hit.blocks * kv.size if hit.tokens is None else hit.tokens
         if seq.grows:
             if hit.blocks:
                 kv.use(seq, hit)
-            seq.blocks = blocks = -(-(computed + new) // kv.size)
+            seq.blocks = blocks = blocks or -(-(computed + new) // kv.size)
             kv.take(blocks - hit.blocks)
         self._admitted += 1
-        seq.order = self._admitted
+        seq.order = self._admitted if order is None else order
         seq.state = PARTIAL
         self.running[seq] = None
-        if kv.caching:
+        if kv.hits_running:
             self._by_id[seq.request.id] = seq
             kv.cache(seq, min(computed + new, seq.known))
         self.plan.entries[seq] = new
@@ -228,8 +270,16 @@ class Batch:
         elif seq.pauses:
             seq.pauses.append(self.start_s)
 
-    def _release(self, seq: Sequence) -> None:
-        self.kv.release(seq)
+    def _forget_output(self, seq: Sequence) -> None:
+        """The last token of its spans never was."""
+        self.lost += 1
+        if seq.spans[-1] > seq.spans[-2]:
+            seq.spans[-1] -= 1
+        else:
+            del seq.spans[-3:]
+
+    def _release(self, seq: Sequence, tokens: int) -> None:
+        self.kv.release(seq, tokens)
         del self.running[seq]
-        if self.kv.caching:
+        if self.kv.hits_running:
             del self._by_id[seq.request.id]

@@ -56,6 +56,8 @@ def check_pool(pool: "Pool", *path: str) -> Checked:
     except Complaint as complaint:
         raise complaint.under(*path) from None
     refused = policy.check(engine, sizes.max_model_len) if hasattr(policy, "check") else None
+    if refused is None and hasattr(policy, "check_kv"):
+        refused = policy.check_kv(sizes.kv_tokens, sizes.max_model_len)
     if refused:
         raise Complaint(refused, *path, "policy")
     return Checked(policy, sizes)

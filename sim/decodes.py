@@ -39,7 +39,7 @@ class DecodeSet:
         if seq.grows:
             self.growing += 1
             self.by_position[born % self.block_size] += 1
-        given = seq.computed + 1 - seq.request.prompt_tokens
+        given = seq.computed + 1 - seq.prompt
         seq.last_tick = last = tick + seq.outputs - given - 1 + overrun
         heapq.heappush(self._last, (last, seq.order, seq))
 
@@ -59,6 +59,13 @@ class DecodeSet:
         self.tick += ticks
         self.context += ticks * len(self.members)
         self.taken = step + ticks - 1
+
+    def reorder(self, seqs: list[Sequence]) -> None:
+        """All members, whose `order` has changed."""
+        assert len(seqs) == len(self.members)
+        self.members = dict.fromkeys(seqs)
+        self._last = [(seq.last_tick, seq.order, seq) for seq in seqs]
+        heapq.heapify(self._last)
 
     def pass_over(self, seqs: list[Sequence], step: int) -> None:
         """The tick just taken leaves out seqs: all that was foreseen of them comes one tick later."""
@@ -86,6 +93,10 @@ class DecodeSet:
         if at + ticks <= size:
             return by[at : at + ticks]
         return (by[at:] + by * (ticks // size + 1))[:ticks]
+
+    def next_growth(self) -> int:
+        """New blocks of the next tick."""
+        return self.by_position[self.tick % self.block_size]
 
     def blocks_within(self, after: int, ticks: int) -> int:
         """New blocks of the next `ticks` ticks, `after` some, in all."""

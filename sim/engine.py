@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .environment import STEP_END, Call, Environment
 from .lane import Lane
-from .request import DECODING, FAILED, FINISHED, Sequence
+from .request import DECODING, DONE, FAILED, FINISHED, REJECTED, Sequence
 from .stretch import Stretch, horizon
 from .watchdog import Watchdog
 
@@ -52,8 +52,13 @@ class Engine:
         self.depth = 2 if getattr(policy, "async_scheduling", False) else 1  # batches decided and not yet processed
         self.lane = Lane(policy.queue(), kv, self.depth - 1, max_model_len)
         log.depth, log.ends = self.depth, self.lane.ends
+        log.describe = getattr(policy, "describe", None)
         self.fast_forward = fast_forward
         self.on_done, self.on_left = on_done, on_left
+        self.on_refused = on_done  # told of each whom the engine's queue refuses
+        # Where they are recorded, a release changes them, and who has given back what is not known within a stretch.
+        self._shows_evictable = log.content is not None and kv.headroom > 0
+        self._decides_idle = getattr(policy, "decides_idle", False)
         self.more_may_come: Callable[[], bool] = lambda: False  # whether a request may still reach this engine
         self.delivers_whole = getattr(policy, "delivers_whole", False)
         self.watchdog = Watchdog()
@@ -105,7 +110,7 @@ class Engine:
         woke_s, before = self._used_before
         if woke_s >= now_s:
             return before
-        used, stretch, depth = kv.total - kv.free, self._stretch, self.depth
+        used, stretch, depth = kv.used, self._stretch, self.depth
         if stretch.stop:  # nothing is given back within it, see `horizon`
             due = stretch.decided(self.lane.ends, now_s, depth)
             used += self.lane.decodes.blocks_within(1, due - stretch.first - 1)
@@ -158,12 +163,12 @@ class Engine:
         if self._stretch.stop:
             self._settle()
         if self.watched and self.env._now > self._used_before[0]:
-            self._used_before = self.env._now, lane.kv.total - lane.kv.free
+            self._used_before = self.env._now, lane.kv.used
         if lane.step > lane.processed:
             end_s = ends[lane.processed]
             if end_s > self._now_s:
                 self._now_s = end_s
-            if lane.leaving or lane.late or lane.stopping:
+            if lane.leaving or lane.late or lane.stopping or lane.prompts:
                 lane.process()
             else:
                 lane.processed += 1
@@ -173,8 +178,8 @@ class Engine:
             self._collect()
         while True:
             while inbox and inbox[0].reach_s <= self._now_s:
-                lane.waiting.push(inbox.popleft())
-            if (lane.waiting or lane.running) and self._decide():
+                lane.enqueue(inbox.popleft())
+            if (lane.waiting or lane.running or self._decides_idle) and self._decide():
                 if self._stretch.stop:
                     if inbox:  # caused by a step's end, and seen an instant later
                         self._cut(inbox[0].reach_s)
@@ -184,6 +189,8 @@ class Engine:
             elif self.stalled:
                 return
             elif lane.step == lane.processed:
+                if lane.plan.again:
+                    continue
                 self._idle = True
                 if inbox:
                     self._wake_at(inbox[0].reach_s)
@@ -212,12 +219,17 @@ class Engine:
         self.policy.decide(lane, now_s)
         if lane.gone:
             lane.gone.clear()
+        if lane.refused:
+            self._refuse()
+        if lane.lost:
+            self.log.lose(lane.lost)
+            lane.lost = 0
         entries, preempted = plan.entries, plan.preempted
         n = len(decodes.members)
         if not entries and not preempted:
             if not plan.all_decode:
                 return False
-            steps = horizon(lane, plan, self.watched) if self.fast_forward else 1
+            steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1
             self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
                 self.log.note(lane, plan, step, start_s, now_s)
@@ -256,7 +268,7 @@ class Engine:
         if self.log.content is not None:
             self.log.note(lane, plan, step, start_s, now_s)
         tick = decodes.tick if n else -1
-        used = lane.kv.total - lane.kv.free
+        used = lane.kv.used
         waiting = len(lane.waiting)
         whole = lane.commit()
         self.log.add(
@@ -284,7 +296,7 @@ class Engine:
         decodes, kv = lane.decodes, lane.kv
         n, tick = len(decodes.members), decodes.tick
         context = decodes.context + n
-        used = kv.total - kv.free
+        used = kv.used
         grown = 0
         if steps > 1:
             growth = decodes.growth(steps - 1, 1)
@@ -323,6 +335,22 @@ class Engine:
         for seq in done:
             seq.status = FINISHED
             self.on_done(seq)
+
+    def _refuse(self) -> None:
+        """Whom the lane's queue refused ends: rejected, or failed if it has run."""
+        refused, self.lane.refused = self.lane.refused, []
+        if self.log.content is not None:
+            self.log.refused += [seq.request.id for seq in refused]
+        for seq in refused:
+            seq.status = REJECTED if seq.first_step is None else FAILED
+            seq.reason = seq.reason or "the queue is full"
+            seq.state = DONE
+            self.on_refused(seq)
+
+    @property
+    def present(self) -> int:
+        """Requests here that have not ended, strictly before now."""
+        return len(self.lane.running) + len(self.lane.waiting) + len(self._inbox)
 
     def _fail(self) -> None:
         """No progress is possible: all that is here fails, so does all that will come; the engine stands still."""

@@ -10,8 +10,8 @@ from heapq import heappop, heappush
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any
 
-from .environment import DELIVERY, STEP_END, Environment
-from .request import FINISHED, REJECTED, Request, Sequence
+from .environment import AFTER, ARRIVAL, DELIVERY, STEP_END, Environment
+from .request import FINISHED, REJECTED, Request, Sequence, Terms
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -52,6 +52,16 @@ class Limits:
         return Sequence(request, reach_s, output if output < limit else limit, limit, output < limit)
 
 
+def on_terms(request: Request, reach_s: float, terms: Terms) -> Sequence:
+    """The request as an engine with rules of its own runs it. One output comes in any case."""
+    limit = terms.limit
+    gives = max(min(request.output_tokens, limit), 1) if terms.gives is None else terms.gives
+    seq = Sequence(request, reach_s, gives, limit, gives < limit)
+    if terms.prompt is not None:
+        seq.prompt = seq.known = terms.prompt
+    return seq
+
+
 class FrontEnd:
     """One for a run. Draws requests one ahead from a source that cannot react, all that are known from one that can."""
 
@@ -74,9 +84,13 @@ class FrontEnd:
         self.rejected = 0
         self.first_rejected: Sequence | None = None
         self.under_way: dict[int, Sequence] = {}  # by index: dispatched, and not yet at their engine
-        self._ends: list[tuple[float, int]] = []  # heap: step ends that finish a request, for a router that tracks them
+        # Heap: step ends that finish a request, for a router that tracks them.
+        self._ends: list[tuple[float, int, int, int, Sequence]] = []
+        self._accept = getattr(engines[0].policy, "accept", None)  # the policy's own rules; it keeps nothing itself
+        self._coming = [0] * len(engines)  # dispatched to each, and not yet there
         for engine in engines:
             engine.on_done = self._closed if progress is not None else log.close
+            engine.on_refused = self._refused
             if router.tracks or source.reacts:
                 engine.on_left = self._left
             engine.more_may_come = partial(self._more_may_come, engine)
@@ -88,7 +102,11 @@ class FrontEnd:
         while (request := self.source.next()) is not None:
             if request.arrival_s >= self.end_s:
                 return
-            self.env.at(request.arrival_s, self._caused if caused else self._arrive, request)
+            if caused:
+                # Whose end has brought it about has left the engine, where it matters how many are there.
+                self.env.at(request.arrival_s, self._caused, request, ARRIVAL if self._accept is None else AFTER)
+            else:
+                self.env.at(request.arrival_s, self._arrive, request)
             if not self.source.reacts:
                 return
 
@@ -104,19 +122,34 @@ class FrontEnd:
         self._submit(request, nextafter(request.arrival_s + self.front_end_s, inf))
 
     def _submit(self, request: Request, reach_s: float) -> None:
-        seq = self.limits.sequence(request, reach_s)
-        if isinstance(seq, str):
-            self._reject(request, seq)
-            return
+        seq: Sequence | str = ""
+        if self._accept is None:
+            seq = self.limits.sequence(request, reach_s)
+            if isinstance(seq, str):
+                self._reject(request, seq)
+                return
         router = self.router
         if router.tracks:
             ends, now_s = self._ends, self.env._now
             while ends and ends[0][0] < now_s:
-                router.finished(heappop(ends)[1])
-        seq.engine = number = router.choose(request)
+                _, number, _, step, left = heappop(ends)
+                if left.last_step == step:
+                    router.finished(number)
+        number = router.choose(request)
         engine = self.engines[number]
+        if self._accept is not None:
+            terms = self._accept(request, engine.lane, engine.present + self._coming[number], self.limits.kv_tokens)
+            if isinstance(terms, str):
+                if router.tracks:
+                    router.finished(number)
+                self._reject(request, terms)
+                return
+            seq = on_terms(request, reach_s, terms)
+        assert not isinstance(seq, str)
+        seq.engine = number
         if self.front_end_s:
             self.under_way[request.index] = seq
+            self._coming[number] += 1
             self.env.at(reach_s, self._reach, seq)
         else:
             engine.submit(seq)
@@ -124,12 +157,13 @@ class FrontEnd:
     def _reach(self, event: Any) -> None:
         seq: Sequence = event._value
         del self.under_way[seq.request.index]
+        self._coming[seq.engine] -= 1
         self.engines[seq.engine].submit(seq)
 
     def _more_may_come(self, engine: Engine) -> bool:
         """Whether a request may still reach an engine that gives nothing itself. Wake-ups of engines do not tell: some
         are out of date."""
-        if any(rank < STEP_END for _, rank, *_ in self.env._queue):
+        if any(rank < STEP_END or rank >= AFTER for _, rank, *_ in self.env._queue):
             return True
         return self.source.reacts and any(other.working for other in self.engines if other is not engine)
 
@@ -140,18 +174,35 @@ class FrontEnd:
         self.first_rejected = self.first_rejected or seq
         self._closed(seq)
         if self.source.reacts:
-            self.env.at(self.env.now, self._delivered, (request, REJECTED), DELIVERY)
+            self.env.at(self.env.now, self._delivered, (seq, REJECTED, None), DELIVERY)
+
+    def _refused(self, seq: Sequence) -> None:
+        """The engine's queue refused it, which frees its client."""
+        self.rejected += seq.status == REJECTED
+        if seq.status == REJECTED:
+            self.first_rejected = self.first_rejected or seq
+        self._closed(seq)
+        now_s = self.env._now
+        if self.router.tracks:
+            heappush(self._ends, (now_s, seq.engine, seq.request.index, -1, seq))
+            seq.last_step = -1
+        if self.source.reacts:
+            self.env.at(now_s, self._delivered, (seq, seq.status, seq.last_step), DELIVERY + 1 + seq.engine)
 
     def _left(self, seq: Sequence, end_s: float) -> None:
+        step = seq.last_step
+        assert step is not None
         if self.router.tracks:
-            heappush(self._ends, (end_s, seq.engine))
+            heappush(self._ends, (end_s, seq.engine, seq.request.index, step, seq))
         if self.source.reacts:
             time_s = end_s + self.log.response_s
-            self.env.at(time_s, self._delivered, (seq.request, FINISHED), DELIVERY + 1 + seq.engine)
+            self.env.at(time_s, self._delivered, (seq, FINISHED, step), DELIVERY + 1 + seq.engine)
 
     def _delivered(self, event: Any) -> None:
-        request, status = event._value
-        self.source.done(request, self.env.now, status)
+        seq, status, step = event._value
+        if seq.last_step != step:  # its last token was lost, and has to be computed again
+            return
+        self.source.done(seq.request, self.env.now, status)
         self._pull(caused=True)
 
     def _closed(self, seq: Sequence) -> None:

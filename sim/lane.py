@@ -6,7 +6,7 @@ from array import array
 from typing import TYPE_CHECKING
 
 from .batch import Batch
-from .request import DECODING, DONE, LEAVING, PARTIAL, Sequence
+from .request import DECODING, DONE, LEAVING, PARTIAL, WAITING, Sequence
 
 if TYPE_CHECKING:
     from .batch import WaitingQueue
@@ -40,6 +40,8 @@ class Lane(Batch):
                 if left_out:
                     decodes.pass_over(left_out, step)
         whole = []
+        if self.kv.stores_results:
+            self._note_prompts(step)
         for seq, new in plan.entries.items():
             if seq.state == PARTIAL:
                 seq.computed += new
@@ -54,7 +56,7 @@ class Lane(Batch):
             seq.joined = step
             tick = decodes.tick
             seq.spans += (step, tick, tick)
-            if seq.known + 1 - seq.request.prompt_tokens >= seq.outputs and not (seq.stops and self.lag):
+            if seq.known + 1 - seq.prompt >= seq.outputs and not (seq.stops and self.lag):
                 self._leave(seq, step)
             else:
                 decodes.add(seq, self.lag if seq.stops else 0)
@@ -75,11 +77,12 @@ class Lane(Batch):
         self.step = last + 1
         self.overrun = 0
         released = 0
-        if self.leaving or self.late:
-            free = kv.free
-            while self.processed < first and self.processed < processed and (self.leaving or self.late):
+        if self.leaving or self.late or self.prompts:
+            used = kv.used
+            until = min(first, processed)
+            while self.processed < until and (self.leaving or self.late or self.prompts):
                 self.process()
-            released = kv.free - free
+            released = used - kv.used
         if grown:
             kv.take(grown)
         if processed > self.processed:
@@ -98,7 +101,7 @@ class Lane(Batch):
         if self.late:
             for seq in self.late.pop(step, ()):
                 seq.known += 1
-                if seq.known - seq.request.prompt_tokens >= seq.outputs:
+                if seq.known - seq.prompt >= seq.outputs:
                     if seq.last_step is None:
                         seq.last_step = step
                         self.left.append(seq)
@@ -109,15 +112,56 @@ class Lane(Batch):
                 if seq.state == DECODING:  # the next step did not take it
                     self.decodes.drop(seq)
                     self._leave(seq, step)
-        if self.leaving:
-            for seq in self.leaving.pop(step, ()):
-                self.kv.cache(seq, seq.request.prompt_tokens + seq.outputs - 1)
-                self._release(seq)
+        leaving = self.leaving.pop(step, ()) if self.leaving else ()
+        prompts = self._prompts_of(step) if self.prompts else ()
+        if prompts and self.kv.stores_in_order:
+            ended = set(leaving)
+            for seq, tokens in sorted({**dict.fromkeys(leaving, 0), **dict(prompts)}.items(), key=lambda x: x[0].order):
+                if seq in ended:
+                    self._part(seq)
+                else:
+                    self.kv.store(seq, tokens, tokens)
+            done += leaving
+        else:
+            for seq in leaving:
+                self._part(seq)
                 done.append(seq)
+            for seq, tokens in prompts:
+                if seq.state != WAITING and seq not in leaving:
+                    self.kv.store(seq, tokens, self._whole(seq))
         for seq in done:
             seq.state = DONE
         self.done += done
         self.gone += done
+
+    def _part(self, seq: Sequence) -> None:
+        tokens = seq.prompt + seq.outputs - 1
+        self.kv.cache(seq, tokens)
+        self._release(seq, tokens)
+
+    def _note_prompts(self, step: int) -> None:
+        """Whose prompts `step` computes, for the cache to be told when it is processed."""
+        found = [
+            (seq, seq.computed + new, seq.preemptions)
+            for seq, new in self.plan.entries.items()
+            if seq.state == PARTIAL and (not self.kv.stores_in_order or seq.computed + new >= seq.known)
+        ]  # fmt: skip
+        if found:
+            self.prompts[step] = found
+
+    def _prompts_of(self, step: int) -> list[tuple[Sequence, int]]:
+        """Those of them who have not lost their KV since."""
+        found = self.prompts.pop(step, ())
+        return [(seq, tokens) for seq, tokens, times in found if seq.preemptions == times and seq.state != DONE]
+
+    def _whole(self, seq: Sequence) -> int:
+        """Tokens of seq that are known and computed, when what is decided has run; of a prompt under way all of it."""
+        if seq.state == DECODING:
+            return self.computed(seq) - self.under_way(seq)
+        if seq.state == LEAVING:
+            assert seq.last_step is not None
+            return seq.computed - (seq.last_step >= self.processed)
+        return seq.computed
 
     def stuck(self) -> list[Sequence]:
         """All that is in the lane and has not ended, in order of admission, then of the queue."""

@@ -47,7 +47,7 @@ class Piece:
 class PrefixCache(BlockPool):
     """vLLM's automatic prefix caching: content is visible as soon as its blocks are allocated."""
 
-    caching = True
+    hits_running = True
 
     def __init__(self, total: int, size: int) -> None:
         super().__init__(total, size)
@@ -154,7 +154,7 @@ class PrefixCache(BlockPool):
         self._unlink(whole)
         seq.pieces = None
 
-    def release(self, seq: Sequence) -> None:
+    def release(self, seq: Sequence, tokens: int = 0) -> None:
         """All blocks of seq are given back, its last one first."""
         if seq.pieces is None:
             cached = min(seq.visible // self.size, seq.blocks)

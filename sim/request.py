@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from .content import Runs
     from .prefix import Piece
 
 # States of a sequence. Plain integers: they are compared several times a decision.
@@ -27,9 +28,9 @@ class Request:
     """One request as the client sent it; nobody writes into it.
 
     Times in seconds, lengths in tokens. `output_tokens` is known to nobody but the engine that ends it; `max_tokens`
-    (None: whatever `max_model_len` leaves) is what policies see. `prefix` names the tokens that a prompt shares with
-    others: (segment, n) pairs, each the first n tokens of that segment; the rest of the prompt is the request's own
-    segment "own:<id>", its outputs are "out:<id>".
+    (None: whatever `max_model_len` leaves) is what policies see, and `ignore_eos`: that it ends by length. `prefix`
+    names the tokens that a prompt shares with others: (segment, n) pairs, each the first n tokens of that segment; the
+    rest of the prompt is the request's own segment "own:<id>", its outputs are "out:<id>".
     """
 
     index: int
@@ -41,6 +42,15 @@ class Request:
     priority: int = 0
     prefix: tuple[tuple[str, int], ...] = ()
     cls: str = "default"
+    ignore_eos: bool = False
+
+
+class Terms(NamedTuple):
+    """On what terms an engine takes a request; tokens."""
+
+    limit: int  # it gives at most so many
+    prompt: int | None = None  # it computes so many as its prompt; None: all
+    gives: int | None = None  # the engine ends it after so many; None: where it ends by itself, or at its limit
 
 
 class Sequence:
@@ -60,9 +70,9 @@ class Sequence:
 
     __slots__ = (
         "blocks", "born", "cached_blocks", "computed", "delivered_step", "engine", "first_scheduled_s", "first_step",
-        "grow_at", "grows", "hit_tokens", "joined", "known", "last_step", "last_tick", "limit", "order", "outputs",
-        "path", "pauses", "pieces", "preemptions", "reach_s", "reason", "request", "skipped", "spans", "state",
-        "status", "stops", "taken", "visible",
+        "grow_at", "grows", "held", "hit_tokens", "joined", "known", "last_step", "last_tick", "limit", "mark", "order",
+        "outputs", "path", "pauses", "pieces", "preemptions", "prompt", "reach_s", "reason", "request", "runs",
+        "skipped", "spans", "state", "status", "stops", "taken", "visible",
     )  # fmt: skip
 
     def __init__(self, request: Request, reach_s: float, outputs: int, limit: int, stops: bool) -> None:
@@ -71,7 +81,7 @@ class Sequence:
         self.outputs = outputs  # tokens that it will give
         self.limit = limit  # tokens that it may give at most, which is all that a policy knows
         self.stops = stops
-        self.known = request.prompt_tokens
+        self.known = self.prompt = request.prompt_tokens  # its prompt as the engine computes it
         self.computed = self.born = self.blocks = self.order = self.preemptions = 0
         self.grows = 1  # 0: it holds all blocks that it may ever need
         self.state = WAITING
@@ -87,7 +97,10 @@ class Sequence:
         self.spans: list[Any] = []
         self.pauses: list[float] | None = None
         self.hit_tokens = 0
-        # The prefix cache's own: where its tokens lie in the tree.
+        self.mark: Any = None  # the policy's own, as long as it is in the lane
+        # The prefix cache's own: what it holds there, and where its tokens lie in the tree.
+        self.held: Any = None
+        self.runs: Runs | None = None
         self.path: list[tuple[int, Any]] | None = None
         self.pieces: list[Piece] | None = None  # None: nothing of it is in the tree yet
         self.cached_blocks = 0

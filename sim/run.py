@@ -23,9 +23,8 @@ from .engine import Engine
 from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
-from .kv import BlockPool
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
-from .prefix import PrefixCache
+from .policies.base import block_pool
 from .records import RequestLog
 from .request import FAILED
 from .sinks import Sinks
@@ -136,15 +135,15 @@ class _Run:
         stream = streams(scenario.seed, replication)
         cost = registry.build("cost", scenario.cost)
         self.engines: list[Engine] = []
+        engine = self.pool.engine
         for number in range(self.pool.replicas):
             policy = registry.build("policy", self.pool.policy)
-            caches = self.pool.engine.enable_prefix_caching and getattr(policy, "caches_prefixes", False)
             self.engines.append(
                 Engine(
                     self.env,
                     number,
                     policy,
-                    (PrefixCache if caches else BlockPool)(sizes.num_gpu_blocks, sizes.block_size),
+                    block_pool(policy, sizes.num_gpu_blocks, sizes.block_size, engine.enable_prefix_caching),
                     cost.pricer(
                         self.pool.model,
                         self.pool.gpu,

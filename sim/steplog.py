@@ -12,6 +12,8 @@ from .tables import GROUP, STEPS, Emit, table
 from .utilisation import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .batch import Plan
     from .lane import Lane
 
@@ -31,6 +33,8 @@ class StepLog:
         self.depth = 1  # of the engine: steps decided and not yet processed
         self.ends = array("d")  # the lane's step clock
         self.content: list[dict[str, Any]] | None = [] if content else None
+        self.describe: Callable[[Lane], dict[str, Any]] | None = None  # the policy's own view of a decision
+        self.refused: list[str] = []  # by the engine's queue, since the last row of content
         self.ticks = 0  # when stopped: how many there were
         self.steps = 0  # likewise
         self.work = Work()  # sums over the steps, when stopped
@@ -60,6 +64,10 @@ class StepLog:
         if self._pending >= GROUP:
             self._flush(self.HELD_BACK)
 
+    def lose(self, tokens: int) -> None:
+        """Of the last step's outputs, just under way, so many are thrown away."""
+        self._rows[-1] += tokens
+
     def stop(self, within: int) -> None:
         """The first `within` steps stand, and no others come."""
         self.steps = within
@@ -84,9 +92,10 @@ class StepLog:
     def note(self, lane: Lane, plan: Plan, step: int, start_s: float, now_s: float) -> None:
         """Who is in the step just decided, before it is committed."""
         assert self.content is not None
+        told = self.describe(lane) if self.describe is not None else {}
         taken = [
             seq
-            for seq in lane.running
+            for seq in told.pop("order", lane.running)
             if seq in plan.entries or (plan.all_decode and seq.state == DECODING)
         ]  # fmt: skip
         self.content.append(
@@ -97,11 +106,14 @@ class StepLog:
                 "tokens": {seq.request.id: plan.entries.get(seq, 1) for seq in taken},
                 "context": {seq.request.id: lane.computed(seq) for seq in taken},
                 "preempted": [seq.request.id for seq in plan.preempted],
+                "refused": self.refused,
                 "free": lane.kv.free,
                 "running": len(lane.running),
                 "waiting": len(lane.waiting),
+                **told,
             }
         )
+        self.refused = []
 
     def _flush(self, held_back: int) -> None:
         kept = len(self._rows) - held_back * self.WIDTH

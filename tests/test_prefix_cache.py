@@ -10,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-import sim.run
 from sim.kv import NO_HIT, Hit
 from sim.prefix import PrefixCache
 from sim.request import Request, Sequence
@@ -125,9 +124,9 @@ class Both(PrefixCache):
         super().cache(seq, tokens)
         self.naive.cache(seq, tokens)
 
-    def release(self, seq: Sequence) -> None:
+    def release(self, seq: Sequence, tokens: int = 0) -> None:
         self.naive.release(seq)
-        super().release(seq)
+        super().release(seq, tokens)
         self.agree()
 
 
@@ -265,7 +264,7 @@ def simulated(data: dict[str, Any], asked: list[Request]) -> list[Both]:
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sim.run, "PrefixCache", Kept)
+        patch.setattr("sim.policies.vllm.PrefixCache", Kept)
         random_cases.run(data, asked)
     return made
 

@@ -1,5 +1,5 @@
 """Batching policies, one a file; importing the package registers them."""
 
-from . import static, vllm
+from . import sglang, static, tgi, trtllm, vllm
 
-__all__ = ["static", "vllm"]
+__all__ = ["sglang", "static", "tgi", "trtllm", "vllm"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..kv import BlockPool
 
 if TYPE_CHECKING:
     from ..batch import Batch, WaitingQueue
@@ -17,7 +19,12 @@ class Policy(Protocol):
     A policy may also have
     `async_scheduling: bool`: each step is decided while the one before it runs (default False);
     `kernels: str`: the engine whose calibration is the default (default vllm);
-    `caches_prefixes: bool`: its KV blocks can be hit by others (default False);
+    `pool(total, size, caching) -> BlockPool`: its engine's KV cache (default: a plain one);
+    `accept(request, batch, in_system, kv_tokens) -> Terms | str`: on what terms its front end takes a request, or why
+    not, when `in_system` others are there; kv_tokens: what the KV cache holds, infinite where nobody is refused for it;
+    `decides_idle: bool`: it is asked even when nothing is there (default False);
+    `describe(batch) -> dict`: of the decision just made, what its engine would log, and `order`: who is in the step, in
+    its own order. Asked only where the content of steps is recorded;
     `delivers_whole: bool`: nothing is delivered before the whole batch has ended (default False);
     `defaults_for(gpu) -> dict`: its engine's defaults for that GPU, for parameters left at null;
     `check(engine, max_model_len) -> str | None`: what its engine would refuse at its start;
@@ -29,6 +36,12 @@ class Policy(Protocol):
 
     def decide(self, batch: Batch, now_s: float) -> None:
         """Choose the next step, by the verbs of `batch`, which write `batch.plan`."""
+
+
+def block_pool(policy: Any, total: int, size: int, caching: bool) -> BlockPool:
+    """An empty KV cache of `total` blocks of `size` tokens, as the policy's engine keeps it."""
+    make = getattr(policy, "pool", None)
+    return make(total, size, caching) if make else BlockPool(total, size)
 
 
 class FCFS(deque["Sequence"]):

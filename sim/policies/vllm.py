@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from ..kv import BlockPool
+from ..prefix import PrefixCache
 from ..registry import register
 from ..request import LEAVING
 from .base import FCFS
@@ -85,7 +87,8 @@ class VLLM:
         Count | None, Field(description="cap on running sequences below max_num_seqs; null: none")
     ] = None
 
-    caches_prefixes = True
+    def pool(self, total: int, size: int, caching: bool) -> BlockPool:
+        return (PrefixCache if caching else BlockPool)(total, size)
 
     @staticmethod
     def defaults_for(gpu: GPU) -> dict[str, int]:

@@ -43,6 +43,7 @@ class Clients:
         self.warnings: list[str] = []
         self._most = setup.num_requests
         self._end = setup.duration_s if setup.duration_s is not None else float("inf")
+        self._by_length = setup.ignore_eos
         self._facts = chain.from_iterable(setup.facts())
         self._thoughts = self._draw_thoughts(loop, setup)
         self._issued = 0
@@ -62,7 +63,7 @@ class Clients:
         index = self._issued
         self._issued += 1
         self._think_s[index] = next(self._thoughts)
-        return Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
+        return Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label, self._by_length)
 
     def done(self, request: Request, time_s: float, status: str) -> None:
         """The client thinks, and asks again; unless the clock has stopped by then."""

@@ -87,11 +87,11 @@ class Replay:
         self, setup: Setup, times: NDArray[Any], prompts: NDArray[Any], outputs: NDArray[Any]
     ) -> Iterator[Request]:
         facts = iter(setup.labelled(prompts.tolist(), outputs.tolist()))
-        index = 0
+        index, by_length = 0, setup.ignore_eos
         for first in range(0, times.size, BLOCK):
             for arrival_s in times[first : first + BLOCK].tolist():
                 prompt, output, limit, priority, prefix, label = next(facts)
-                yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
+                yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label, by_length)
                 index += 1
 
     def _warnings(self, setup: Setup, trace: tracefile.Trace, times: NDArray[Any]) -> list[str]:

@@ -104,7 +104,7 @@ def open_loop(setup: Setup, times: Iterator[list[float]], warnings: list[str] | 
 
 def _requests(setup: Setup, times: Iterator[list[float]]) -> Iterator[Request]:
     end = setup.duration_s if setup.duration_s is not None else float("inf")
-    left = setup.num_requests
+    left, by_length = setup.num_requests, setup.ignore_eos
     index = 0
     for facts, block in zip(setup.facts(), times, strict=False):
         if left is not None:
@@ -113,7 +113,7 @@ def _requests(setup: Setup, times: Iterator[list[float]]) -> Iterator[Request]:
         for arrival_s, (prompt, output, limit, priority, prefix, label) in zip(block, facts, strict=False):
             if arrival_s >= end:
                 return
-            yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label)
+            yield Request(index, f"r{index}", arrival_s, prompt, output, limit, priority, prefix, label, by_length)
             index += 1
         if left == 0:
             return
