@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -59,8 +60,7 @@ class Static:
             start_s = min(seq.reach_s for seq in waiting) + self.max_queue_delay_s
         if start_s <= now_s:
             waiting.rows = min(self.batch_size, len(waiting))
-            for _ in range(waiting.rows):
-                seq = waiting.head()
+            for seq in list(islice(waiting, waiting.rows)):
                 batch.kv.reserve(seq, batch.max_model_len)
                 batch.admit(seq, NO_HIT, seq.known)
             plan.padded_prompt = max(plan.entries.values())
