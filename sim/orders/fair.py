@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from ..registry import register
-from ..request import DONE
+from ..request import DONE, WAITING
 from .base import given
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class FairQueue:
         self._charged: dict[
             Sequence, int
         ] = {}  # outputs for which its tenant was charged; once admitted, until it ends
+        self._left: list[Sequence] = []  # the queue, and whose prompts are not yet charged: admitted, if not refused
         self._last: str | None = None  # the tenant that was last to have nobody left in the queue
         self._counted = -1  # the step before which outputs are charged
         self._length = 0
@@ -66,7 +67,7 @@ class FairQueue:
 
     def __iter__(self) -> Iterator[Sequence]:
         """In the order in which they would be admitted, if nothing were given to anybody meanwhile."""
-        self._charge_outputs()
+        self._charge()
         if len(self._waiting) > 1:
             self._batch.plan.repeat = 1
         weight, found = self._order.input_weight, []
@@ -85,7 +86,7 @@ class FairQueue:
         return iter(found)
 
     def head(self) -> Sequence:
-        self._charge_outputs()
+        self._charge()
         waiting = self._waiting
         first = min(waiting, key=self._rank)
         if len(waiting) > 1:
@@ -97,7 +98,7 @@ class FairQueue:
         who wait, or, if nobody does, to that of the one that was last to wait."""
         tenant, counters = self._outlook.tenant(seq.request), self.counters
         if tenant not in self._waiting:
-            self._charge_outputs()
+            self._charge()
             others = self._waiting or ([self._last] if self._last is not None else [])
             counters[tenant] = max(counters.get(tenant, 0), min((counters[other] for other in others), default=0))
         self._waiting.setdefault(tenant, deque()).append(seq)
@@ -108,7 +109,7 @@ class FairQueue:
         self._length += 1
 
     def remove(self, seq: Sequence) -> None:
-        """seq is admitted, and its prompt charged, unless it was before."""
+        """seq is admitted, or leaves unserved."""
         tenant = self._outlook.tenant(seq.request)
         queue = self._waiting[tenant]
         if queue[0] is seq:
@@ -120,8 +121,7 @@ class FairQueue:
             del self._waiting[tenant]
             self._last = tenant
         if seq not in self._charged:
-            self._charged[seq] = 0
-            self.counters[tenant] += self._order.input_weight * seq.prompt
+            self._left.append(seq)
 
     @staticmethod
     def victim(running: dict[Sequence, None]) -> Sequence:
@@ -131,19 +131,25 @@ class FairQueue:
     def _rank(self, tenant: str) -> tuple[int, float, int]:
         return (self.counters[tenant], *_came(self._waiting[tenant][0]))
 
-    def _charge_outputs(self) -> None:
-        """Up to the steps decided so far."""
-        batch = self._batch
+    def _charge(self) -> None:
+        """Prompts of the admitted, and outputs up to the steps decided so far."""
+        batch, order, counters, tenant_of = self._batch, self._order, self.counters, self._outlook.tenant
+        if self._left:
+            for seq in self._left:
+                served = seq.state not in (WAITING, DONE) or seq.first_step is not None
+                if served and seq not in self._charged:
+                    self._charged[seq] = 0
+                    counters[tenant_of(seq.request)] += order.input_weight * seq.prompt
+            self._left = []
         if self._counted == batch.step:
             return
         self._counted = batch.step
-        weight, counters, tenant_of = self._order.output_weight, self.counters, self._outlook.tenant
         ended = []
         for seq, before in self._charged.items():
             outputs = given(batch, seq)
             if outputs > before:
                 self._charged[seq] = outputs
-                counters[tenant_of(seq.request)] += weight * (outputs - before)
+                counters[tenant_of(seq.request)] += order.output_weight * (outputs - before)
             if seq.state == DONE:
                 ended.append(seq)
         for seq in ended:
