@@ -12,8 +12,11 @@ import pytest
 import sim
 from analysis.queueing import mg1_mean_wait, priority_mean_waits
 from sim import registry
+from sim.batch import Batch
+from sim.kv import NO_HIT, BlockPool
+from sim.orders.fair import Fair
 from sim.orders.mlfq import MultiLevelFeedback
-from sim.request import Request
+from sim.request import DONE, Request, Sequence
 from sim.workload.outlook import Outlook
 from sim.workload.source import Fixed
 from tests.test_fast_forward import assert_equal
@@ -333,6 +336,31 @@ def test_fair_counts_outputs_by_their_weight() -> None:
     begun = np.argsort(found["first_scheduled_s"])[:40]
     assert (begun < 60).sum() == 10
     assert (np.diff(found["first_scheduled_s"][:60]) > 0).all()
+
+
+def test_fair_charges_a_prompt_once_and_nobody_who_is_refused() -> None:
+    """By hand: one of each tenant is admitted, one refused; the admitted one is preempted and comes back."""
+    made = scenario({"name": "vllm", "order": "fair"}, classes("a", "b"))
+    queue = Fair(input_weight=1, output_weight=2).queue(Outlook(made))
+    batch = Batch(queue, BlockPool(1000, 16), 0, 4096)
+    queue.attach(batch)
+    one, refused, other = (Sequence(request, 0.0, 9, 9, False) for request in asked([(0.0, 50, 9, c) for c in "aab"]))
+    for seq in (one, refused, other):
+        batch.enqueue(seq)
+    assert queue.head() is one and [seq.request.index for seq in queue] == [0, 2, 1]
+    batch.admit(one, NO_HIT, 50)
+    assert queue.head() is other and queue.counters == {"a": 50, "b": 0}
+    batch.preempt(one)
+    batch.plan.clear()
+    assert len(queue) == 3 and queue.head() is other
+    queue.remove(other)
+    batch.give_up(other, "too long")
+    other.state = DONE
+    assert queue.head() is one
+    batch.admit(one, NO_HIT, 50)
+    assert queue.head() is refused and queue.counters == {"a": 50, "b": 0}
+    batch.enqueue(Sequence(asked([(0.0, 1, 1, "b")])[0], 0.0, 1, 1, False))
+    assert queue.counters == {"a": 50, "b": 50}  # lifted: it was away from the queue
 
 
 # -- mlfq
