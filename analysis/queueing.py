@@ -5,10 +5,11 @@ queue (utilisation of 1 or more) has no steady state and raises ValueError.
 
 Sources: [K] L. Kleinrock, Queueing Systems, vol. 1, 1975; [GH] D. Gross et al., Fundamentals of Queueing Theory,
 4th ed., 2008; [L] D. V. Lindley, The theory of queues with a single server, 1952; [J] J. D. C. Little, A proof for the
-queuing formula L = lambda W, 1961.
+queuing formula L = lambda W, 1961; [C] A. Cobham, Priority assignment in waiting line problems, 1954.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -59,6 +60,26 @@ def mg1_mean_wait(arrival_rate: float, mean_service_s: float, service_cv: float)
     """
     rho = utilisation(arrival_rate, 1 / mean_service_s)
     return rho * mean_service_s * (1 + service_cv**2) / (2 * (1 - rho))
+
+
+def priority_mean_waits(
+    arrival_rates: Sequence[float], mean_service_s: Sequence[float], second_moments_s2: Sequence[float]
+) -> list[float]:
+    """Mean times in the queue of an M/G/1 whose classes come in order of urgency, nobody interrupted (Cobham).
+
+    W(k) = W0 / ((1 - sigma(k-1)) (1 - sigma(k))), where W0 = sum of lambda E[S^2] / 2 over all classes and sigma(k) the
+    load of the first k [C; K, vol. 2, sec. 3.6]. Classes of one length each, the shortest first, are the queue in which
+    the shortest job comes next. second_moments_s2: E[S^2] of each class.
+    """
+    residual = sum(rate * moment for rate, moment in zip(arrival_rates, second_moments_s2, strict=True)) / 2
+    waits, before = [], 0.0
+    for rate, mean in zip(arrival_rates, mean_service_s, strict=True):
+        load = before + utilisation(rate, 1 / mean)
+        if load >= 1:
+            raise ValueError(f"no steady state: the load of the classes up to this one is {load:.3g}")
+        waits.append(residual / ((1 - before) * (1 - load)))
+        before = load
+    return waits
 
 
 def erlang_c(arrival_rate: float, service_rate: float, servers: int) -> float:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class WaitingQueue(Protocol):
-    """Who waits, in the order in which they are to be admitted. It may also hold what a policy keeps per lane."""
+    """Who waits, in the order in which they are to be admitted. It may also hold what a policy keeps per lane.
+
+    One whose order follows what runs also has `attach(batch)`, which is called once, and lowers the plan's `repeat` to
+    the steps for which the answer of `head` or of an iteration holds.
+    """
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Sequence]: ...

@@ -5,15 +5,18 @@ field itself, so that message, check and listing cannot disagree.
 """
 
 import types
+from collections.abc import Callable
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from .errors import Complaint, Path, show, suggest
 
 Kind = tuple[Any, list[Any]]  # an annotation and the constraints beside it
+KIND = "x-kind"  # stands in the JSON Schema for what `schema` knows of a kind
 
 
 class Section(BaseModel):
@@ -25,6 +28,26 @@ class Section(BaseModel):
 def refusal(complaint: Complaint) -> PydanticCustomError:
     """A complaint that travels through pydantic, from a validator to `explain`."""
     return PydanticCustomError("complaint", "{what}", {"what": complaint.what, "path": complaint.path})
+
+
+class Parsed:
+    """What a field takes beside a mapping of its own: names, numbers, paths. `kind` is its name in the JSON Schema,
+    `words` says what is accepted, where its type does not."""
+
+    def __init__(self, kind: str, parse: Callable[[Any, FilePath | None], Any], words: str = "") -> None:
+        self.kind, self.parse, self.words = kind, parse, words
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.with_info_before_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        return {KIND: self.kind}
+
+    def _checked(self, value: Any, info: core_schema.ValidationInfo) -> Any:
+        try:
+            return self.parse(value, (info.context or {}).get("folder"))
+        except Complaint as complaint:
+            raise refusal(complaint) from None
 
 
 def explain(error: ValidationError, model: type[BaseModel], data: Any, whose: str = "") -> Complaint:
@@ -41,6 +64,8 @@ def accepted(kind: Kind) -> str:
     """The values of a field, in words: `a whole number from 1 to 10`."""
     annotation, limits = kind
     origin = get_origin(annotation)
+    if said := next((m.words for m in limits if isinstance(m, Parsed)), ""):
+        return said
     if origin is Annotated:
         inner, *more = get_args(annotation)
         return accepted((inner, limits + _flat(more)))

@@ -17,6 +17,7 @@ from .workload import make_source
 SIZES = ("kv_blocks", "kv_tokens", "kv_gib", "weights_gib", "activations_gib", "max_model_len", "max_concurrency")
 HEADINGS = {
     "policy": "policies",
+    "order": "orders",
     "router": "routers",
     "arrivals": "arrivals",
     "lengths": "lengths",
@@ -65,7 +66,7 @@ def size_lines(sizes: KVSizes) -> list[str]:
 
 
 def listing(as_json: bool = False) -> str:
-    """Every policy, router, arrival process, length distribution, cost model, model, GPU and calibration.
+    """Every policy, order, router, arrival process, length distribution, cost model, model, GPU and calibration.
 
     JSON: for each heading a list of {name, help, parameters [{name, type, default, required, help}]}, or the values
     of a model or GPU.

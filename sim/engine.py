@@ -16,6 +16,7 @@ from .watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .batch import WaitingQueue
     from .cost import StepCost
     from .kv import BlockPool
     from .policies.base import Policy
@@ -47,10 +48,14 @@ class Engine:
         fast_forward: bool = True,
         on_done: Callable[[Sequence], None] = lambda seq: None,
         on_left: Callable[[Sequence, float], None] | None = None,
+        waiting: WaitingQueue | None = None,
     ) -> None:
         self.env, self.number, self.policy, self.cost, self.log = env, number, policy, cost, log
         self.depth = 2 if getattr(policy, "async_scheduling", False) else 1  # batches decided and not yet processed
-        self.lane = Lane(policy.queue(), kv, self.depth - 1, max_model_len)
+        queue: Any = policy.queue() if waiting is None else waiting
+        self.lane = Lane(queue, kv, self.depth - 1, max_model_len)
+        if hasattr(queue, "attach"):
+            queue.attach(self.lane)
         log.depth, log.ends = self.depth, self.lane.ends
         log.describe = getattr(policy, "describe", None)
         self.fast_forward = fast_forward

@@ -1,4 +1,4 @@
-"""Names to classes: every policy, router, arrival process, length distribution and cost model.
+"""Names to classes: every policy, order of the queue, router, arrival process, length distribution and cost model.
 
 A component is one dataclass; its init fields are its YAML parameters, annotated with pydantic's `Field` (limits, and
 a line of help that gives the unit). Registering it is all it takes to be accepted, checked, listed and run.
@@ -31,6 +31,7 @@ from .errors import Complaint, show, suggest
 
 PACKAGES = {
     "policy": ".policies",
+    "order": ".orders",
     "router": ".routers",
     "arrivals": ".workload",
     "lengths": ".workload",
@@ -39,6 +40,7 @@ PACKAGES = {
 }
 WORDS = {
     "policy": "policy",
+    "order": "order of the queue",
     "router": "router",
     "arrivals": "arrival process",
     "lengths": "length distribution",

@@ -24,7 +24,7 @@ from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
-from .policies.base import block_pool
+from .policies.base import block_pool, waiting_queue
 from .records import RequestLog
 from .request import FAILED
 from .sinks import Sinks
@@ -34,6 +34,7 @@ from .tables import REQUESTS, SPANS, STEPS, empty
 from .utilisation import utilisation
 from .workdone import COLUMNS, prompts_within, work_within
 from .workload.arrivals import INDEPENDENT
+from .workload.outlook import Outlook
 from .workload.source import make_source
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class _Run:
         cost = registry.build("cost", scenario.cost)
         self.engines: list[Engine] = []
         engine = self.pool.engine
+        outlook = Outlook(scenario, replication)
         for number in range(self.pool.replicas):
             policy = registry.build("policy", self.pool.policy)
             self.engines.append(
@@ -156,6 +158,7 @@ class _Run:
                     StepLog(number, self.sinks.steps[number].write, record_content),
                     sizes.max_model_len,
                     scenario.fast_forward,
+                    waiting=waiting_queue(policy, outlook),
                 )
             )
             self.engines[-1].log.count_rows = self.pool.model.is_moe

@@ -5,16 +5,14 @@
 Nobody writes into a scenario; a run echoes it beside its results (`to_yaml`), from which `load` makes an equal one.
 """
 
-from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, GetCoreSchemaHandler, PrivateAttr, ValidationError
-from pydantic_core import core_schema
+from pydantic import Field, PrivateAttr, ValidationError
 
 from . import consistency, gpus, models, registry, shorthand, yamlfile
-from .checking import Section, explain, refusal
+from .checking import Parsed, Section, explain
 from .errors import Complaint, ScenarioError
 from .gpus import GPU
 from .models import Model
@@ -22,26 +20,6 @@ from .registry import Component
 
 MOST_REQUESTS = 10**9
 MOST_SECONDS = 1e9
-KIND = "x-kind"  # stands in the JSON Schema for what `schema` knows of a kind
-
-
-class Parsed:
-    """What a field takes beside a mapping of its own: names, numbers, paths. `kind` is its name in the JSON Schema."""
-
-    def __init__(self, kind: str, parse: Callable[[Any, FilePath | None], Any]) -> None:
-        self.kind, self.parse = kind, parse
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        return core_schema.with_info_before_validator_function(self._checked, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
-        return {KIND: self.kind}
-
-    def _checked(self, value: Any, info: core_schema.ValidationInfo) -> Any:
-        try:
-            return self.parse(value, (info.context or {}).get("folder"))
-        except Complaint as complaint:
-            raise refusal(complaint) from None
 
 
 def _component(kind: str) -> Parsed:
@@ -99,6 +77,14 @@ class RequestClass(Section):
         int, Field(ge=1, le=10**6, description="requests in a row that ask the same prompt, each with its own output")
     ] = 1
     priority: Annotated[int, Field(ge=-(10**9), le=10**9, description="smaller is more urgent")] = 0
+    tenant: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=64,
+            description="default: the class's label; whose requests they are, for the order `fair`",
+        ),
+    ] = None
     slo: Slo | None = None
 
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import gpus, models, registry
+from .checking import KIND
 from .gpus import GPU
 from .models import Model
-from .scenario import KIND, Cluster, Pool, RequestClass, Scenario, Workload
+from .scenario import Cluster, Pool, RequestClass, Scenario, Workload
 from .shorthand import CLASS
 
 Schema = dict[str, Any]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import sim
+from sim import registry
 from sim.request import Request
 from sim.workload.source import Fixed, Source
 
@@ -63,7 +64,10 @@ def case(rng: random.Random, name: str | None = None) -> tuple[dict[str, Any], l
         data["workload"]["duration_s"] = rng.choice([0.05, 0.3, 1.0, 3.0])
     if rng.random() < 0.2:
         data["warmup_s"] = rng.choice([0.01, 0.04])
-    return data, requests(rng, longest, caching)
+    asked = requests(rng, longest, caching)
+    if rng.random() < 0.5 and "order" in registry.model_of(registry.get("policy", policy["name"])).model_fields:
+        _ordered(rng, data, asked)
+    return data, asked
 
 
 def _vllm(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
@@ -230,6 +234,38 @@ def requests(rng: random.Random, longest: int, shared: bool) -> list[Request]:
         most = output + rng.randint(0, 50) if rng.random() < 0.5 else output
         made.append(Request(index, f"r{index}", now, prompt, output, most, rng.randint(0, 3), tuple(prefix)))
     return made
+
+
+def _ordered(rng: random.Random, data: dict[str, Any], asked: list[Request]) -> None:
+    """The policy takes an order of the queue; the requests are of classes, where they are not the workload's own."""
+    policy = data["policy"]
+    if policy["name"] == "vllm":
+        policy["scheduling_policy"] = "fcfs"
+    policy["order"] = rng.choice(
+        [
+            "fcfs",
+            "priority",
+            {"name": "sjf", "error": rng.choice([0.1, 1.0])},
+            "sjf_oracle",
+            "edf",
+            {"name": "fair", "input_weight": rng.choice([0, 1]), "output_weight": rng.choice([1, 2, 7])},
+            "fair",
+            {"name": "mlfq", "levels": rng.choice([1, 2, 5]), "quantum_tokens": rng.choice([1, 5, 30])},
+            {"name": "mlfq", "skip_join_tokens": rng.choice([5, 50]), "factor": rng.choice([1, 3])},
+        ]
+    )
+    if data["workload"]["arrivals"] != "batch":
+        return
+    lengths = {"prompt_tokens": 1, "output_tokens": 1}
+    classes: dict[str, Any] = {
+        "a": {**lengths, "slo": {"ttft_ms": rng.choice([1, 50])}},
+        "b": {**lengths, "slo": {"e2e_ms": 900}},
+        "c": {**lengths, "tenant": rng.choice(["a", "z"])},
+    }
+    kept = ("num_requests", "duration_s", "arrivals")
+    data["workload"] = {key: value for key, value in data["workload"].items() if key in kept} | {"classes": classes}
+    for request in asked:
+        request.cls = rng.choice("abc")
 
 
 def scenario_of(data: dict[str, Any], fast_forward: bool = True) -> sim.Scenario:

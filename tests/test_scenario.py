@@ -570,8 +570,9 @@ def test_check_prints_the_sizes() -> None:
 
 def test_the_listing_names_everything_with_its_parameters() -> None:
     data = json.loads(listing(as_json=True))
-    for heading, names in {
+    for heading, expected in {
         "policies": {"static", "vllm"},
+        "orders": {"fcfs", "fair", "mlfq"},
         "routers": {"round_robin", "least_requests"},
         "arrivals": {"poisson", "gamma", "constant", "batch", "closed_loop", "trace"},
         "lengths": {"fixed", "uniform", "normal", "lognormal", "exponential"},
@@ -580,7 +581,7 @@ def test_the_listing_names_everything_with_its_parameters() -> None:
         "gpus": {"h100_sxm", "l40s"},
         "calibrations": {"default", "ideal"},
     }.items():
-        assert names <= {row["name"] for row in data[heading]}, heading
+        assert expected <= {row["name"] for row in data[heading]}, heading
     poisson = next(row for row in data["arrivals"] if row["name"] == "poisson")
     assert poisson["parameters"][0] == {
         "name": "rate_per_s", "type": "a number over 0 and at most 1000000", "default": None, "required": True,

@@ -1,15 +1,32 @@
-"""What a batching policy is, and the queue that most of them use."""
+"""What a batching policy is, and the queues that most of them use."""
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
+from pydantic import Field
+
+from .. import registry
+from ..checking import Parsed
 from ..kv import BlockPool
 
 if TYPE_CHECKING:
     from ..batch import Batch, WaitingQueue
     from ..request import Sequence
+    from ..workload.outlook import Outlook
+
+Order = Annotated[
+    Annotated[
+        dict[str, Any],
+        Parsed("order", lambda value, _: registry.parse("order", value).plain(), "a name or a mapping with name"),
+    ]
+    | None,
+    Field(description="order of the queue; null: the engine's own"),
+]
+"""`order: Order = None` among its fields is all it takes for a policy to accept any order of the queue (`orders/`)."""
 
 
 class Policy(Protocol):
@@ -17,6 +34,7 @@ class Policy(Protocol):
 
     It draws no time, touches no clock, keeps no metrics, and never sees how many tokens a request will give.
     A policy may also have
+    `order: Order`: the order of the queue that the scenario asks for instead of its engine's own;
     `async_scheduling: bool`: each step is decided while the one before it runs (default False);
     `kernels: str`: the engine whose calibration is the default (default vllm);
     `pool(total, size, caching) -> BlockPool`: its engine's KV cache (default: a plain one);
@@ -44,6 +62,17 @@ def block_pool(policy: Any, total: int, size: int, caching: bool) -> BlockPool:
     return make(total, size, caching) if make else BlockPool(total, size)
 
 
+def waiting_queue(policy: Any, outlook: Outlook) -> WaitingQueue:
+    """An empty queue for one lane: in the order that the scenario asks for, else as the policy's engine keeps it."""
+    own: WaitingQueue = policy.queue()
+    asked = getattr(policy, "order", None)
+    if asked is None:
+        return own
+    queue: WaitingQueue = registry.build("order", registry.parse("order", asked)).queue(outlook)
+    vars(queue).update(vars(own))  # what the policy keeps there between decisions
+    return queue
+
+
 class FCFS(deque["Sequence"]):
     """First come, first served; the preempted stand in front."""
 
@@ -63,3 +92,26 @@ class FCFS(deque["Sequence"]):
     def victim(running: dict[Sequence, None]) -> Sequence:
         """Who gives up its blocks when they run out: the one admitted last."""
         return next(reversed(running))
+
+
+class ByPriority(list["Sequence"]):
+    """Smallest (priority, arrival, id) first, ids compared as strings, as vLLM does."""
+
+    def push(self, seq: Sequence) -> None:
+        insort(self, seq, key=lambda s: (s.request.priority, s.request.arrival_s, s.request.id))
+
+    put_back = push
+
+    def head(self) -> Sequence:
+        return self[0]
+
+    def remove(self, seq: Sequence) -> None:
+        if self[0] is seq:
+            del self[0]
+        else:
+            super().remove(seq)
+
+    @staticmethod
+    def victim(running: Mapping[Sequence, Any]) -> Sequence:
+        """The greatest (priority, arrival), of equals the one admitted first."""
+        return max(running, key=lambda s: (s.request.priority, s.request.arrival_s))

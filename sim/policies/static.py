@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ..kv import NO_HIT
 from ..registry import register
-from .base import FCFS
+from .base import FCFS, Order
 
 if TYPE_CHECKING:
     from ..batch import Batch
@@ -34,6 +35,7 @@ class Static:
         Literal["as_each_ends", "end_of_batch"],
         Field(description="tokens stream and each sequence returns as it ends, or all return when the batch ends"),
     ] = "as_each_ends"
+    order: Order = None
 
     @property
     def delivers_whole(self) -> bool:
@@ -52,11 +54,15 @@ class Static:
         if batch.running:
             batch.take_all()
             plan.padding = waiting.rows - len(batch.decodes.members)
-        elif len(waiting) >= self.batch_size or waiting.head().reach_s + self.max_queue_delay_s <= now_s:
+            return
+        start_s = now_s
+        if len(waiting) < self.batch_size:
+            start_s = min(seq.reach_s for seq in waiting) + self.max_queue_delay_s
+        if start_s <= now_s:
             waiting.rows = min(self.batch_size, len(waiting))
-            for seq in [waiting[i] for i in range(waiting.rows)]:
+            for seq in list(islice(waiting, waiting.rows)):
                 batch.kv.reserve(seq, batch.max_model_len)
                 batch.admit(seq, NO_HIT, seq.known)
             plan.padded_prompt = max(plan.entries.values())
         else:
-            plan.wake_at_s = waiting.head().reach_s + self.max_queue_delay_s
+            plan.wake_at_s = start_s

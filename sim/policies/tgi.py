@@ -18,7 +18,7 @@ from ..kv import NO_HIT, BlockPool, Hit
 from ..registry import register
 from ..request import Terms
 from ..tgi_cache import TGICache
-from .base import FCFS
+from .base import FCFS, Order
 from .tgi_room import Padded, Reserved, fitting_padded, reservation
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class TGI:
         bool, Field(description="prompts are split over steps and mixed with decodes, as with flash attention")
     ] = True
     requires_padding: Annotated[bool, Field(description="a model without flash attention: batches are padded")] = False
+    order: Order = None
 
     named_otherwise: ClassVar[dict[str, str]] = {
         "prefix_caching": "engine.enable_prefix_caching",

@@ -6,8 +6,6 @@ speculative decoding; recorded schedules in the tests hold it to every step.
 
 from __future__ import annotations
 
-from bisect import insort
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,38 +16,14 @@ from ..kv import BlockPool
 from ..prefix import PrefixCache
 from ..registry import register
 from ..request import LEAVING
-from .base import FCFS
+from .base import FCFS, ByPriority, Order
 
 if TYPE_CHECKING:
     from ..batch import Batch
     from ..gpus import GPU
-    from ..request import Sequence
     from ..scenario import Engine
 
 Count = Annotated[int, Field(ge=1, le=10_000_000)]
-
-
-class ByPriority(list["Sequence"]):
-    """Smallest (priority, arrival, id) first, ids compared as strings, as vLLM does."""
-
-    def push(self, seq: Sequence) -> None:
-        insort(self, seq, key=lambda s: (s.request.priority, s.request.arrival_s, s.request.id))
-
-    put_back = push
-
-    def head(self) -> Sequence:
-        return self[0]
-
-    def remove(self, seq: Sequence) -> None:
-        if self[0] is seq:
-            del self[0]
-        else:
-            super().remove(seq)
-
-    @staticmethod
-    def victim(running: Mapping[Sequence, Any]) -> Sequence:
-        """The greatest (priority, arrival), of equals the one admitted first."""
-        return max(running, key=lambda s: (s.request.priority, s.request.arrival_s))
 
 
 @register("policy", "vllm")
@@ -86,6 +60,7 @@ class VLLM:
     max_num_active_seqs: Annotated[
         Count | None, Field(description="cap on running sequences below max_num_seqs; null: none")
     ] = None
+    order: Order = None
 
     def pool(self, total: int, size: int, caching: bool) -> BlockPool:
         return (PrefixCache if caching else BlockPool)(total, size)
@@ -100,6 +75,11 @@ class VLLM:
     def check(self, engine: Engine, max_model_len: int) -> str | None:
         """What vLLM refuses at its start, or None."""
         budget, seqs = self.max_num_batched_tokens, self.max_num_seqs
+        if self.order is not None and self.scheduling_policy != "fcfs":
+            return (
+                f"scheduling_policy: {self.scheduling_policy} and order: {self.order['name']} contradict each other;"
+                " leave one of the two out"
+            )
         if budget and seqs and budget < seqs:
             return f"max_num_batched_tokens ({budget}) is less than max_num_seqs ({seqs}); it must be at least that"
         if budget and not self.enable_chunked_prefill and budget < max_model_len:
@@ -121,6 +101,8 @@ class VLLM:
     def decide(self, batch: Batch, now_s: float) -> None:
         budget: int = self.max_num_batched_tokens  # type: ignore[assignment]
         chunk = self._chunk(batch) if self.long_prefill_token_threshold else inf
+        if self.order is not None and batch.waiting:
+            self._give_way(batch)
         if batch.steady(budget):
             batch.take_all()
             budget -= len(batch.decodes.members)
@@ -130,6 +112,25 @@ class VLLM:
             self._admit(batch, budget, chunk)
             if batch.waiting and batch.hit_may_grow(batch.waiting.head()):
                 batch.plan.repeat = 1
+
+    def _give_way(self, batch: Batch) -> None:
+        """Not vLLM's: under an order that displaces, some who run lose their blocks to a head that finds no room."""
+        waiting: Any = batch.waiting
+        if not hasattr(waiting, "displaced"):
+            return
+        head, kv = waiting.head(), batch.kv
+        while (seq := waiting.displaced(batch)) is not None:
+            hit = batch.lookup(head)
+            watermark = int(self.watermark * (kv.total + 1)) if batch.running else 0
+            room = (kv.free - hit.idle + hit.blocks - watermark) * kv.size
+            if len(batch.running) < self._seats and head.known <= room:
+                batch.plan.repeat = 1  # it waits for something else, and whether it finds room may change
+                return
+            batch.preempt(seq)
+
+    @property
+    def _seats(self) -> int:
+        return self.max_num_active_seqs or self.max_num_seqs  # type: ignore[return-value]
 
     def _chunk(self, batch: Batch) -> float:
         """Most prompt tokens of one request in one step. One that is alone is not limited."""
@@ -160,7 +161,7 @@ class VLLM:
         """Heads of the queue, until one does not fit: nobody passes it."""
         kv, running, waiting = batch.kv, batch.running, batch.waiting
         size = kv.size
-        most: int = self.max_num_active_seqs or self.max_num_seqs  # type: ignore[assignment]
+        most = self._seats
         watermark = int(self.watermark * (kv.total + 1))  # of all blocks, the null block among them
         while waiting and budget > 0 and len(running) < most:
             seq = waiting.head()
