@@ -16,6 +16,7 @@ SHORT: dict[str, Callable[[Any], str]] = {  # refinements in words, by the name 
     "small_tile_penalty": lambda value: f"small tiles {value:.2f}",
     "quantise_fraction": lambda value: f"quantise {value:.2f}",
     "chain_s_per_kdepth": lambda value: f"depth {value * 1e6:.2g} us/k",
+    "band_excess": lambda value: "bands " + " ".join(f"{top}: +{100 * more:.0f}%" for top, more in value.items()),
     "block_rows": lambda value: f"blocks of {value:g} rows",
     "tiled": lambda value: "tiled",
     "occupancy": lambda value: f"occupancy {value:.2f}",

@@ -59,6 +59,18 @@ def test_the_pass_that_quantises_fp8_inputs() -> None:
         assert passes.seconds(operator, GPU) - plain.seconds(operator, GPU) == pytest.approx(more, abs=1e-15)
 
 
+def test_bands_of_rows() -> None:
+    """17 to 64 rows and 65 to 128: the first of a band costs so much more, the last nothing."""
+    form = Gemm(band_excess={64: 0.3, 128: 0.5}, floor_s=5e-6)
+    rows = np.array([16, 17, 64, 65, 96, 128, 129])
+    expected = [1.0, 1.3, 1.0, 1.5, 1 + 0.5 * 32 / 63, 1.0, 1.0]
+    assert form.in_bands(rows) == pytest.approx(expected)
+    for m, more in zip(rows.tolist(), expected, strict=True):
+        operator = product(m, 4096, 1024)
+        assert form.seconds(operator, GPU) == pytest.approx(more * Gemm().seconds(operator, GPU) + 5e-6)
+        assert float(form.in_bands(m)) == pytest.approx(more)
+
+
 def test_experts_compute_whole_blocks() -> None:
     few = Operator("e", "experts", flops=2 * 16 * 64 * 32, bytes=1, dims=(16, 8, 64, 32))
     assert Experts(block_rows=16).seconds(few, GPU) == pytest.approx(2 * 64 * 32 * (8 * 16) / 1e15)

@@ -455,6 +455,15 @@ def test_errors_and_what_counts(tmp_path: Path) -> None:
     } <= names_of
 
 
+def test_a_run_under_two_names_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    once = {"tpot_ms": "5"}
+    path = table(tmp_path, once, {**once, "notes": "again"}, {**once, "osl_mean": "12"}, {"tpot_ms": "6"}, {}, {})
+    assert validate(path, "--calibration", "ideal", "--json", "--no-alternatives") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["errors"]["A"][0]["errors"]["tpot_ms"]["rows"] == 3
+    assert found["unscored"] == [{"run_id": "run1", "reason": "the same run stands under another name"}]
+
+
 def test_the_report_has_the_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tpot = prediction(tmp_path).metrics["tpot_ms"]
     path = table(tmp_path, {"tpot_ms": tpot / 1.1}, {"tpot_ms": tpot / 1.3})

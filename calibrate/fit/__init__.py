@@ -27,6 +27,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--engine", default="vllm", help="whose kernels (the column backend): vllm, trtllm, ...")
     parser.add_argument("--data", required=True, type=Path, help="folder of measurements (docs/fit.md)")
     parser.add_argument("--out", required=True, type=Path, help="the file to write")
+    parser.add_argument(
+        "--form",
+        choices=("refined", "roofline"),
+        default="refined",
+        help="roofline: fractions and a floor for each operator, nothing else, to compare with",
+    )
     parser.add_argument("--date", help="of the measurements or the fit, as the file is to have it; today's")
     parser.add_argument("--source", help="where the measurements are from, as the file is to have it")
     parser.add_argument("--licence", help="of the measurements")
@@ -45,14 +51,15 @@ def run(options: argparse.Namespace) -> int:
         raise ScenarioError(f"--jobs: must be 1 or more, got {options.jobs}")
     optimiser()  # complains early
     gpu = card(root, options.gpu).name
-    key = key_of(root, gpu, options.engine, tuple(map(str, (date, options.source, options.licence))))
+    key = key_of(root, gpu, options.engine, tuple(map(str, (date, options.source, options.licence, options.form))))
     if not options.force and options.out.exists() and key_in(options.out) == key:
         print(f"{options.out}: fitted to these data already (key {key}); --force fits anew")
         return 0
-    result = fit_all(root, gpu, options.engine, options.jobs)
+    roofline = options.form == "roofline"
+    result = fit_all(root, gpu, options.engine, options.jobs, roofline)
     source = options.source or source_of(root)
     licence = options.licence or (LICENCE if (root / "kernels").is_dir() else "not stated")
-    text = document(result, gpu, options.engine, date, key, source, licence)
+    text = document(result, gpu, options.engine, date, key, source, licence, "-roofline" if roofline else "")
     old = None
     if options.out.exists():
         try:

@@ -20,7 +20,7 @@ from sim.gpus import GPU
 from ..data import kernel_file, read_device, read_kernels
 from .context import check_context
 from .host import Host, fit_host
-from .kinds import KINDS, Fitted, fit_kind, read
+from .kinds import KINDS, Fitted, bare, fit_kind, of_engine, read
 from .links import Network, fit_all_reduce, fit_network
 from .mixtures import fit_experts
 from .overlap import fit_overlap
@@ -51,8 +51,12 @@ class Result:
         return {each.key: each.values for each in self.fitted}
 
 
-def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1) -> Result:
-    """Every kind of which there are measurements. ScenarioError if a file is not as it must be, or has too little."""
+def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: bool = False) -> Result:
+    """Every kind of which there are measurements. ScenarioError if a file is not as it must be, or has too little.
+
+    roofline: each operator as a plain roofline, fractions and a floor: what the refined forms are to be better than.
+    """
+    kinds = [bare(kind) if roofline else of_engine(kind, engine) for kind in KINDS]
     gpu = card(root, gpu_name)
     frames: dict[str, tuple[Path, pd.DataFrame, tuple[str, ...]]] = {}
     notes: list[str] = []
@@ -69,15 +73,18 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1) -> Result:
     passes = fit_passes(gpu, root)
     tasks: list[Callable[[], Fitted | None]] = [
         joblib.delayed(fit_kind)(kind, gpu, frames[kind.file][1], frames[kind.file][0])
-        for kind in KINDS
+        for kind in kinds
         if kind.file in frames
     ]
     if "moe" in frames:
         path, frame, _ = frames["moe"]
-        tasks += [joblib.delayed(fit_experts)(key, gpu, frame, path, passes.form) for key in ("experts", "experts_fp8")]
+        tasks += [
+            joblib.delayed(fit_experts)(key, gpu, frame, path, passes.form, roofline)
+            for key in ("experts", "experts_fp8")
+        ]
     links = _collectives(root, gpu.name)
     if links is not None:
-        tasks.append(joblib.delayed(fit_all_reduce)(gpu, engine, links[1], links[0]))
+        tasks.append(joblib.delayed(fit_all_reduce)(gpu, engine, links[1], links[0], roofline))
     found = [each for each in joblib.Parallel(n_jobs=jobs)(tasks) if each is not None]
     found.append(passes)
     network = fit_network(gpu.name, None if links is None else links[1], root)
@@ -85,6 +92,8 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1) -> Result:
     host = host_of(root, found if gpu.name == HOST_GPU else [], jobs) if engine == "vllm" else None
     if engine == "trtllm":
         found = _static(found, notes)
+    if roofline:
+        notes.append("plain rooflines: fractions of the peaks and a floor for each operator, nothing else")
     price = sampling(passes.form)
     found.append(Fitted("sampling", price, Efficiency(**price), {}, (), (), "none", "none"))
     notes.append("sampling: 8 launches of 2 us and the bandwidth of element-wise passes, not fitted itself")

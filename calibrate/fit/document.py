@@ -44,15 +44,17 @@ ANCHORS = (  # Dynamo on an H200, with the host's time [steps/dynamo_h200_*.csv]
 )
 
 
-def document(result: Result, gpu: str, engine: str, date: str, key: str, source: str, licence: str) -> str:
-    """The text of the file: the same for the same data, options and version."""
+def document(
+    result: Result, gpu: str, engine: str, date: str, key: str, source: str, licence: str, suffix: str = ""
+) -> str:
+    """The text of the file: the same for the same data, options and version. suffix: of the name, GPU-engine."""
     versions = {
         each.key: f"{each.backend} {each.version}" for each in result.fitted if each.backend not in ("none", "fitted")
     }
     host = result.host
     data: dict[str, Any] = {
         "schema": 1,
-        "name": f"{gpu}-{engine}",
+        "name": f"{gpu}-{engine}{suffix}",
         "gpu": gpu,
         "engine": engine,
         "software": {"servesim": version(), **versions},

@@ -6,8 +6,8 @@ of a few tokens) are left out, lest they bend what matters.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,10 @@ GEMM = (
     Number("small_tile_penalty", 0.0, 1.0, (0.05, 0.4), 0.0, 1.0, logarithmic=False),
     Number("chain_s_per_kdepth", 2e-8, 1e-4, (2e-7,), 0.0, 1e-4),
 )
+BANDS = tuple(
+    Number(f"band_excess/{top}", 0.0, 3.0, (0.1,), 0.0, 3.0, logarithmic=False) for top in (64, 128, 256, 512)
+)
+"""The rows by which vLLM chooses its fp8 kernels [vllm, csrc/quantization: powers of two up to 512]."""
 QUANTISE = Number("quantise_fraction", 0.02, 1.0, (0.3,), None, None)
 PREFILL = (COMPUTE, BANDWIDTH, FLOOR, OVERLAP, Number("occupancy", 0.02, 100.0, (0.4, 2.0), None, None))
 DECODE = (
@@ -83,13 +87,21 @@ class Kind:
     rows: Callable[[pd.DataFrame], pd.Series]
     constant: dict[str, Any]
     dtype: str = "bf16"
+    weights: Callable[[pd.DataFrame], pd.Series | float] = lambda frame: 1.0
 
 
 def _gemm(key: str, dtype: str, numbers: tuple[Number, ...]) -> Kind:
     def rows(frame: pd.DataFrame) -> pd.Series:
         return (frame["dtype"] == dtype) & (frame["n"] >= LEAST_WIDTH) & (frame["k"] >= LEAST_WIDTH)
 
-    return Kind(key, "gemm", Gemm, numbers, gemm_operator, rows, {}, "fp8" if dtype == "fp8" else "bf16")
+    if dtype != "fp8":
+        return Kind(key, "gemm", Gemm, numbers, gemm_operator, rows, {})
+
+    def weights(frame: pd.DataFrame) -> pd.Series:
+        """The form fits large and small products less well at once, and a step spends its time in the large."""
+        return np.sqrt(frame["n"] * frame["k"] / 2**24).clip(0.5, 2.0)
+
+    return Kind(key, "gemm", Gemm, numbers, gemm_operator, rows, {}, "fp8", weights)
 
 
 def _prefill(key: str, kv: str) -> Kind:
@@ -112,12 +124,28 @@ def _decode(key: str, kv: str) -> Kind:
 
 KINDS = (
     _gemm("gemm", "bfloat16", GEMM),
-    _gemm("gemm_fp8", "fp8", (*GEMM, QUANTISE)),
+    _gemm("gemm_fp8", "fp8", (*GEMM, QUANTISE, *BANDS)),
     _prefill("attention_prefill", "bfloat16"),
     _prefill("attention_prefill_fp8", "fp8"),
     _decode("attention_decode", "bfloat16"),
     _decode("attention_decode_fp8", "fp8"),
 )
+
+
+def bare(kind: Kind) -> Kind:
+    """The same as a plain roofline: the greater of two terms, with fractions and a floor, nothing else."""
+    return replace(kind, numbers=plain_numbers(kind.numbers), constant={})
+
+
+def of_engine(kind: Kind, engine: str) -> Kind:
+    """Bands of rows are vLLM's: its choice among fp8 kernels."""
+    if engine == "vllm":
+        return kind
+    return replace(kind, numbers=tuple(number for number in kind.numbers if number not in BANDS))
+
+
+def plain_numbers(numbers: tuple[Number, ...]) -> tuple[Number, ...]:
+    return tuple(number for number in numbers if number.name in (COMPUTE.name, BANDWIDTH.name, FLOOR.name))
 
 
 @dataclass(frozen=True)
@@ -176,15 +204,17 @@ def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | 
         return None
     held = held_out(frame, kind.file)
     what = f"{path}: {kind.key}"
-    train = points(thinned(frame[~held], kind.file), kind.make)
+    kept = thinned(frame[~held], kind.file)
+    train = points(kept, kind.make)
     seen = machine(gpu, kind.dtype)
 
     def predict(values: Any) -> Any:
-        return kind.form(**kind.constant, **values).seconds(train.operator, seen)
+        return kind.form(**kind.constant, **nested(values)).seconds(train.operator, seen)
 
-    found: Solution = solve(kind.numbers, predict, train.seconds, what)
+    weights = np.asarray(kind.weights(kept), dtype=float)
+    found: Solution = solve(kind.numbers, predict, train.seconds, what, weights=weights)
     order = [number.name for number in kind.numbers]
-    values = {**kind.constant, **{name: found.values[name] for name in order}}
+    values = {**kind.constant, **nested({name: found.values[name] for name in order})}
     form = kind.form(**values)
     test: Points = points(frame[held] if held.any() else frame, kind.make)
     scores = errors(form.seconds(test.operator, seen), test.seconds)
@@ -192,6 +222,18 @@ def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | 
     scores["fitted_points"] = len(train)
     versions = ", ".join(sorted(frame["version"].unique()))
     return Fitted(kind.key, values, form, scores, found.told(kind.key), (), str(frame["backend"].iloc[0]), versions)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`name/key` as a mapping `name`; keys whose value is 0 left out of it."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, slash, key = name.partition("/")
+        if not slash:
+            found[name] = value
+        elif value:
+            found.setdefault(outer, {})[int(key)] = value
+    return found
 
 
 def thinned(frame: pd.DataFrame, file: str) -> pd.DataFrame:

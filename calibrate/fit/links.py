@@ -40,8 +40,11 @@ PAIRS = {"h100_sxm": "H100-SXM-80GB", "h200_sxm": "H200"}
 NODES = {"h100_sxm": "h100_dgx", "h200_sxm": "h100_dgx", "a100_sxm": "a100_dgx"}
 
 
-def fit_all_reduce(gpu: GPU, engine: str, frame: pd.DataFrame, path: Path) -> Fitted | None:
-    """The quicker of two algorithms for each number of GPUs. Kernels of CUDA graphs alone, where there are such."""
+def fit_all_reduce(gpu: GPU, engine: str, frame: pd.DataFrame, path: Path, roofline: bool = False) -> Fitted | None:
+    """The quicker of two algorithms for each number of GPUs; roofline: one alone.
+
+    Kernels of CUDA graphs alone, where there are such.
+    """
     frame = frame[(frame["backend"] == engine) & (frame["op"] == "all_reduce")]
     graphs = frame["kernel"].str.endswith("_graph")
     frame = frame[graphs] if graphs.any() else frame
@@ -61,9 +64,11 @@ def fit_all_reduce(gpu: GPU, engine: str, frame: pd.DataFrame, path: Path) -> Fi
         def predict(values: Mapping[str, Any], at: int = gpus, these: Points = train) -> Floats:
             return _seconds(at, _group(values), these, seen)
 
-        found = solve(SEGMENTS, predict, train.seconds, what, PER_NUMBER, RUNS)
-        one = found.told(name) or _unused(_group(found.values), train, gpus, seen, name)
-        if one:  # describes all sizes
+        one: tuple[str, ...] = ()
+        if not roofline:
+            found = solve(SEGMENTS, predict, train.seconds, what, PER_NUMBER, RUNS)
+            one = found.told(name) or _unused(_group(found.values), train, gpus, seen, name)
+        if one or roofline:  # describes all sizes
             bounds += [f"{line}; one algorithm alone fitted" for line in one]
             found = solve(SEGMENTS[2:], predict, train.seconds, what, PER_NUMBER)
             bounds += found.told(name)

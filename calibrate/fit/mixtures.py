@@ -16,7 +16,7 @@ from sim.cost.forms import Efficiency, Experts
 from sim.gpus import GPU
 
 from ..split import held_out
-from .kinds import BANDWIDTH, COMPUTE, LAUNCH_S, OVERLAP, Fitted, quickest, thinned
+from .kinds import BANDWIDTH, COMPUTE, LAUNCH_S, OVERLAP, Fitted, plain_numbers, quickest, thinned
 from .points import expert_operators, machine
 from .solve import Number, Seconds, errors, solve
 
@@ -26,12 +26,15 @@ MOST_EXPERTS = 128  # DeepSeek-V3's 256 were measured under expert parallelism's
 NUMBERS = (COMPUTE, BANDWIDTH, FLOOR, OVERLAP, Number("block_rows", 1.0, 256.0, (4.0, 64.0), 1.0, 256.0))
 
 
-def fit_experts(key: str, gpu: GPU, frame: pd.DataFrame, path: Path, passes: Efficiency) -> Fitted | None:
+def fit_experts(
+    key: str, gpu: GPU, frame: pd.DataFrame, path: Path, passes: Efficiency, roofline: bool = False
+) -> Fitted | None:
     """Experts whose weights are all on this GPU, cut by tensor parallelism alone; routing as even as can be.
 
     Of tables without even routing, the least skewed; of scales per tensor and per block, the quicker. `passes` prices
-    the activation.
+    the activation. roofline: fractions and a floor alone.
     """
+    numbers = plain_numbers(NUMBERS) if roofline else NUMBERS
     narrow = key.endswith("fp8")
     frame = frame[frame["dtype"].isin(("fp8", "fp8_block") if narrow else ("bfloat16",)) & (frame["moe_ep"] == 1)]
     frame = quickest(frame.assign(dtype="fp8" if narrow else "bfloat16"))
@@ -56,8 +59,8 @@ def fit_experts(key: str, gpu: GPU, frame: pd.DataFrame, path: Path, passes: Eff
         return seconds(Experts(**values), train)
 
     train, test = thinned(frame[~held], "moe"), frame[held]
-    found = solve(NUMBERS, predict, train["latency_us"].to_numpy() * 1e-6, f"{path}: {key}")
-    values: dict[str, Any] = {number.name: found.values[number.name] for number in NUMBERS}
+    found = solve(numbers, predict, train["latency_us"].to_numpy() * 1e-6, f"{path}: {key}")
+    values: dict[str, Any] = {number.name: found.values[number.name] for number in numbers}
     form = Experts(**values)
     scores = {**errors(seconds(form, test), test["latency_us"].to_numpy() * 1e-6), "held_out": True}
     scores["fitted_points"] = len(train)

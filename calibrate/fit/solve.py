@@ -66,8 +66,12 @@ def solve(
     what: str,
     per_number: int = PER_NUMBER,
     runs: int = RUNS,
+    weights: Seconds | float = 1.0,
 ) -> Solution:
-    """The numbers with which `predict` comes nearest to the measured times. ScenarioError if there are too few."""
+    """The numbers with which `predict` comes nearest to the measured times. ScenarioError if there are too few.
+
+    weights: of the logarithms' differences, each its own.
+    """
     needed = per_number * len(numbers)
     if len(measured) < needed:
         raise ScenarioError(
@@ -79,7 +83,7 @@ def solve(
     logs = np.log(measured)
 
     def residuals(values: Values) -> Seconds:
-        return np.asarray(np.log(predict(values)) - logs)
+        return np.asarray((np.log(predict(values)) - logs) * weights)
 
     while free:
         found = _least(free, lambda values: residuals({**fixed, **values}), runs)

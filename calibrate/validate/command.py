@@ -20,7 +20,7 @@ from .names import Skip
 from .predict import STATED, Calibrations, Job, Prediction, job, run_all
 from .report import Validation, tables
 from .rows import Row, read, select
-from .score import FEW_CLIENTS, Scored, front_ends
+from .score import FEW_CLIENTS, Scored, front_ends, twins
 
 AGAINST = "calibration"  # the label of predictions with the other one
 
@@ -135,6 +135,7 @@ def validate(rows: list[Row], options: argparse.Namespace) -> Validation:
     for prediction in run_all(jobs, options.jobs, _Progress(len(jobs))):
         predictions[prediction.run_id].append(prediction)
     scored = []
+    again = twins(rows)
     for plan, note in plans:
         stated, *more = predictions[plan.row.run_id]
         if stated.failed:
@@ -144,7 +145,7 @@ def validate(rows: list[Row], options: argparse.Namespace) -> Validation:
         if against is not None:
             against = replace(against, label=f"calibration={second}")
         others = tuple(p for p in more if p.label != AGAINST and not p.failed)
-        scored.append(Scored(plan, stated, others, against, note=note))
+        scored.append(Scored(plan, stated, others, against, note=note, twin=again.get(plan.row.run_id, "")))
     constants: dict[tuple[str, str], float] = {}
     if options.front_end_ms is not None:
         constants = {(s.plan.gpu, s.row.engine): options.front_end_ms for s in scored}

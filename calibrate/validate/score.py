@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Scored:
     front_end_ms: float = 0.0  # added to TTFT and E2E
     left_out: frozenset[str] = frozenset()  # metrics that do not count, since something was taken from them
     note: str = ""  # of the calibration
+    twin: str = ""  # an earlier row that is this one under another name
 
     @property
     def row(self) -> Row:
@@ -42,7 +43,9 @@ class Scored:
     @property
     def unscored(self) -> str | None:
         """Why this row does not count at all."""
-        return "quality C" if self.row.quality == "C" else self.plan.campaign.unscored(self.row)
+        if self.row.quality == "C":
+            return "quality C"
+        return "the same run stands under another name" if self.twin else self.plan.campaign.unscored(self.row)
 
     def predicted(self, metric: str, prediction: Prediction | None = None) -> float | None:
         found = (prediction or self.prediction).metrics.get(metric)
@@ -110,6 +113,19 @@ class Group:
     name: str
     errors: dict[str, Errors]
     against: dict[str, Errors] = field(default_factory=dict)
+
+
+def twins(rows: Sequence[Row]) -> dict[str, str]:
+    """Rows that repeat an earlier one, configuration and measured values alike: {run_id: that of the earlier one}."""
+    first: dict[tuple[object, ...], str] = {}
+    found = {}
+    for row in rows:
+        if row.measured:
+            same = replace(row, line=0, run_id="", notes="", measured={})
+            earlier = first.setdefault((repr(astuple(same)), *sorted(row.measured.items())), row.run_id)
+            if earlier != row.run_id:
+                found[row.run_id] = earlier
+    return found
 
 
 def concurrency(row: Row) -> str:

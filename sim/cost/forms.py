@@ -95,6 +95,14 @@ class Gemm(Efficiency):
         Field(description="of the memory bandwidth, by the pass that writes fp8 inputs; null: no such pass"),
     ] = None
 
+    band_excess: Annotated[
+        dict[Annotated[int, Field(strict=False, ge=1)], Annotated[float, Field(ge=0, le=10)]],
+        Field(
+            description="engines choose kernels by rows: last row of a band -> how much more its first row costs,"
+            " falling to nothing at the last; a band begins behind the one before it, the first at a quarter"
+        ),
+    ] = {}
+
     def terms(self, operator: "Operator", gpu: Machine) -> Terms:
         found = super().terms(operator, gpu)
         if self.wave_share:
@@ -105,7 +113,20 @@ class Gemm(Efficiency):
         if self.quantise_fraction is not None and operator.narrow:
             m, k, _ = operator.dims
             found = found._replace(floor=found.floor + 3.0 * m * k / (self.quantise_fraction * gpu.byte_per_s))
+        if self.band_excess:
+            more = self.in_bands(operator.dims[0])
+            found = found._replace(compute=found.compute * more, memory=found.memory * more, chain=found.chain * more)
         return found
+
+    def in_bands(self, m: Count) -> Count:
+        """By how much the band in which m rows lie prolongs the kernel; 1 outside all."""
+        tops = np.array(sorted(self.band_excess), dtype=np.float64)
+        begins = np.concatenate([tops[:1] / 4, tops[:-1]])
+        excess = np.array([self.band_excess[top] for top in sorted(self.band_excess)])
+        at = np.minimum(np.searchsorted(tops, m), len(tops) - 1)
+        within = (m > begins[at]) & (m <= tops[at])
+        share = (tops[at] - m) / np.maximum(tops[at] - begins[at] - 1, 1.0)
+        return 1.0 + within * excess[at] * share
 
     def in_waves(self, operator: "Operator", sms: int) -> Count:
         """FLOPs, those of half-filled tiles and waves included as far as `wave_share` says."""
