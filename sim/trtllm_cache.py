@@ -11,7 +11,6 @@ tree only when somebody names it, and until then its blocks stand in the queue a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from .content import content, cut
@@ -94,7 +93,7 @@ class TRTLLMCache(BlockPool):
             at = seq.visible // self.size
         else:
             at = len(self._match(seq, seq.known, False)[0])
-        return self._key(seq, at) if at < seq.known // self.size else None
+        return self._keys(seq)[at] if at < seq.known // self.size else None
 
     def only_by(self, seq: Sequence, computed: int, paused: list[Sequence]) -> int:
         """Blocks that come free if seq is paused, after `paused` have been."""
@@ -184,19 +183,34 @@ class TRTLLMCache(BlockPool):
 
     # -- contents
 
-    def _key(self, seq: Sequence, block: int, tokens: int = 0) -> Any:
-        """What a block of seq holds, in its first `tokens` tokens; 0: all."""
+    def _keys(self, seq: Sequence) -> list[Any]:
+        """What the full blocks of seq hold, of all tokens that it may ever have."""
         if seq.path is None:
-            seq.path = []
-            seq.runs = content(seq.request, seq.outputs)
-        keys: list[Any] = seq.path
-        runs = seq.runs
-        assert runs is not None
-        if tokens:
-            return cut(runs, block * self.size, block * self.size + tokens)
-        while len(keys) <= block:
-            keys.append(cut(runs, len(keys) * self.size, (len(keys) + 1) * self.size))
-        return keys[block]
+            seq.runs = runs = content(seq.request, seq.outputs)
+            size = self.size
+            keys: list[Any] = []
+            at = begin = 0  # tokens: where a run begins, and where the next block does
+            for segment, _, n in runs:
+                end = at + n
+                if begin < at and end >= begin + size:  # a block that straddles segments
+                    keys.append(cut(runs, begin, begin + size))
+                    begin += size
+                if begin >= at:
+                    full = (end - begin) // size
+                    keys += [(segment, first) for first in range(begin - at, begin - at + full * size, size)]
+                    begin += full * size
+                at = end
+            seq.path = keys
+        return seq.path
+
+    def _path(self, seq: Sequence, tokens: int, part: bool) -> list[Any]:
+        """What the blocks of its first `tokens` tokens hold; that of a part-filled last one too, if asked."""
+        full, rest = divmod(max(tokens, 0), self.size)
+        keys = self._keys(seq)[:full]
+        if part and rest:
+            assert seq.runs is not None
+            keys.append(cut(seq.runs, full * self.size, full * self.size + rest))
+        return keys
 
     def _match(self, seq: Sequence, tokens: int, part: bool) -> tuple[list[Item], int]:
         """Blocks that hold the first `tokens` tokens of seq, and how many; the last one part-filled, if asked."""
@@ -204,23 +218,14 @@ class TRTLLMCache(BlockPool):
         if self._is_private(seq) and seq.request.id not in self.private:
             return found, 0
         self._reveal_named(seq)
-        node, got = self.root, 0
-        for key, filled in self._path(seq, tokens, part):
+        node = self.root
+        for key in self._path(seq, tokens, part):
             below = node.children.get(key)
             if below is None or below.block is None:
                 break
             node = below
             found.append(below.block)
-            got += filled
-        return found, got
-
-    def _path(self, seq: Sequence, tokens: int, part: bool) -> Iterator[tuple[Any, int]]:
-        size = self.size
-        full, rest = divmod(max(tokens, 0), size)
-        for block in range(full):
-            yield self._key(seq, block), size
-        if part and rest:
-            yield self._key(seq, full, rest), rest
+        return found, min(len(found) * self.size, tokens)
 
     # -- the tree
 
@@ -266,8 +271,13 @@ class TRTLLMCache(BlockPool):
             return
         held: list[Item | None] = seq.held if seq.held is not None else []
         seq.held = held
+        done = held.index(None) if None in held else len(held)
         node = self.root
-        for at, (key, _) in enumerate(self._path(seq, tokens, part)):
+        if done:
+            own = held[done - 1]
+            assert own is not None and own.node is not None
+            node = own.node
+        for at, key in enumerate(self._path(seq, tokens, part)[done:], done):
             below = node.children.get(key)
             if below is None:
                 below = node.children[key] = Node(node, key)

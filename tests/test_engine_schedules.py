@@ -39,6 +39,18 @@ def compare(ours: dict[str, Any], golden: dict[str, Any], where: str) -> None:
 
 
 @pytest.mark.parametrize("engine", COUNTS)
+def test_the_tool_writes_a_file_or_a_folder(engine: str, tmp_path: Path) -> None:
+    case = next(case for each, case in CASES if each == engine and case.name.startswith(("one", "tiny")))
+    name = case.name.split(".")[0]
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / case.name).write_bytes(case.read_bytes())
+    assert engine_parity.main([engine, str(case), str(tmp_path / "one.jsonl")]) == 0
+    assert engine_parity.main([engine, str(tmp_path / "cases"), str(tmp_path / "out"), "--no-fast-forward"]) == 0
+    one, other = ((tmp_path / file).read_text().splitlines() for file in ("one.jsonl", f"out/{name}.jsonl"))
+    assert len(one) == len(other) == len(golden_of(case))
+
+
+@pytest.mark.parametrize("engine", COUNTS)
 def test_all_cases_are_here(engine: str) -> None:
     assert sum(each == engine for each, _ in CASES) == COUNTS[engine]
 
