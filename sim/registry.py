@@ -177,7 +177,18 @@ def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseMod
     try:
         return model.model_validate(params)
     except ValidationError as error:
-        raise explain(error, model, params, f"the {WORDS[kind]} {name}") from None
+        raise _with_owners(kind, model, explain(error, model, params, f"the {WORDS[kind]} {name}")) from None
+
+
+def _with_owners(kind: str, model: type[BaseModel], complaint: Complaint) -> Complaint:
+    """An unknown key that others of the kind have names them."""
+    key = complaint.path[0] if len(complaint.path) == 1 else None
+    if not isinstance(key, str) or key in model.model_fields:
+        return complaint
+    owners = [other for other in names(kind) if key in model_of(get(kind, other)).model_fields]
+    if not owners:
+        return complaint
+    return Complaint(f"{complaint.what}; {key} is a parameter of {', '.join(owners)}", key)
 
 
 @cache

@@ -22,6 +22,7 @@ from .engine import Engine
 from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
+from .memory import block_bytes
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
 from .policies.base import block_pool
 from .records import RequestLog
@@ -134,6 +135,8 @@ class _Run:
         engine = self.pool.engine
         for number in range(self.pool.replicas):
             policy = registry.build("policy", self.pool.policy)
+            if hasattr(policy, "begin"):
+                policy.begin(block_bytes(self.pool.model, engine))
             self.engines.append(
                 Engine(
                     self.env,

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 import sim
+from sim import registry
 from tests import random_cases
 
 seeds = st.integers(0, 2**32 - 1)
@@ -42,6 +43,25 @@ def test_stretches_equal_single_steps(seed: int) -> None:
     fast, slow = (random_cases.run(data, asked, fast_forward) for fast_forward in (True, False))
     assert_equal(fast, slow)
     assert slow.facts["decisions"] >= slow.facts["steps"]
+
+
+@pytest.mark.parametrize("policy", registry.names("policy"))
+@settings(plenty, max_examples=60)
+@given(seeds)
+def test_stretches_equal_single_steps_under_each_policy(policy: str, seed: int) -> None:
+    data, asked = random_cases.case(random.Random(seed), policy)
+    note(f"random.Random({seed}), {policy}: {data}")
+    assert_equal(*(random_cases.run(data, asked, fast_forward) for fast_forward in (True, False)))
+
+
+@pytest.mark.parametrize("policy", registry.names("policy"))
+def test_every_policy_takes_stretches(policy: str) -> None:
+    fewer = together = 0
+    for seed in range(20):
+        facts = random_cases.run(*random_cases.case(random.Random(seed), policy)).facts
+        fewer += facts["decisions"]
+        together += facts["steps"]
+    assert together > 2 * fewer
 
 
 def test_stretches_are_taken() -> None:

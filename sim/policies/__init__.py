@@ -1,5 +1,5 @@
 """Batching policies, one a file; importing the package registers them."""
 
-from . import static, tgi, vllm
+from . import naive, orca, sarathi, static, tgi, triton_dynamic, vllm, vllm_v0
 
-__all__ = ["static", "tgi", "vllm"]
+__all__ = ["naive", "orca", "sarathi", "static", "tgi", "triton_dynamic", "vllm", "vllm_v0"]

@@ -13,6 +13,21 @@ from .base import FCFS
 
 if TYPE_CHECKING:
     from ..batch import Batch
+    from ..request import Sequence
+
+
+def start(batch: Batch, seqs: list[Sequence]) -> None:
+    """A batch of these starts: prompts padded to the longest, KV blocks for the longest sequence each."""
+    for seq in seqs:
+        batch.kv.reserve(seq, batch.max_model_len)
+        batch.admit(seq, NO_HIT, seq.known)
+    batch.plan.padded_prompt = max(batch.plan.entries.values())
+
+
+def carry_on(batch: Batch, rows: int) -> None:
+    """All that run decode; of the batch's rows those that have ended are computed too."""
+    batch.take_all()
+    batch.plan.padding = rows - len(batch.decodes.members)
 
 
 class StaticQueue(FCFS):
@@ -47,16 +62,11 @@ class Static:
         return StaticQueue()
 
     def decide(self, batch: Batch, now_s: float) -> None:
-        plan = batch.plan
         waiting: StaticQueue = batch.waiting  # type: ignore[assignment]
         if batch.running:
-            batch.take_all()
-            plan.padding = waiting.rows - len(batch.decodes.members)
+            carry_on(batch, waiting.rows)
         elif len(waiting) >= self.batch_size or waiting.head().reach_s + self.max_queue_delay_s <= now_s:
             waiting.rows = min(self.batch_size, len(waiting))
-            for seq in [waiting[i] for i in range(waiting.rows)]:
-                batch.kv.reserve(seq, batch.max_model_len)
-                batch.admit(seq, NO_HIT, seq.known)
-            plan.padded_prompt = max(plan.entries.values())
+            start(batch, [waiting[i] for i in range(waiting.rows)])
         else:
-            plan.wake_at_s = waiting.head().reach_s + self.max_queue_delay_s
+            batch.plan.wake_at_s = waiting.head().reach_s + self.max_queue_delay_s
