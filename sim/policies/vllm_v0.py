@@ -126,7 +126,7 @@ class VLLMv0:
 
     def _swap_in(self, batch: Batch, waiting: V0Queue) -> None:
         """The oldest first, each if its blocks and one more are there. It decodes in this very step."""
-        kv = batch.kv
+        kv, failed = batch.kv, False
         watermark = int(self.watermark * kv.total)
         while waiting.swapped:
             seq = waiting.head()
@@ -138,9 +138,11 @@ class VLLMv0:
             waiting.blocks -= blocks
             if never:
                 waiting.remove(seq)
-                batch.plan.again = bool(waiting)  # with nobody swapped, prompts may come again
+                failed = True
                 batch.give_up(seq, f"{blocks} swapped KV blocks and one more never fit again; vLLM would wait for ever")
                 continue
             # One token to compute, all others there: a step that decodes it is a prompt of one token.
             batch.admit(seq, Hit(tokens=seq.known - 1), 1)
             batch.plan.transfer_bytes += blocks * self.block_bytes
+        # With nobody swapped any more, prompts may come again: at once, if this step computes nothing.
+        batch.plan.again = failed and bool(waiting) and not batch.plan
