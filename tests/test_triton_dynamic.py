@@ -95,6 +95,16 @@ def test_a_timeout_within_the_delay(timeout_s: float, status: str) -> None:
     assert column(result, "status") == [status] + ["finished"] * 4
 
 
+def test_who_times_out_is_told_at_once() -> None:
+    """Not when the delay is over: its client asks again."""
+    rules = {"default_timeout_microseconds": 300_000}
+    policy = triton(max_queue_delay_microseconds=1_000_000, default_queue_policy=rules)
+    loop = {"arrivals": {"name": "closed_loop", "concurrency": 1}, "prompt_tokens": 10, "output_tokens": 2}
+    result = sim.simulate(scenario(policy, workload={"num_requests": 2, **loop}))
+    assert column(result, "status") == ["rejected"] * 2
+    assert column(result, "arrival_s") == pytest.approx([0.0, 0.3], abs=1e-9)
+
+
 def test_priorities() -> None:
     """1 is the most urgent; 0, and what is no level, counts as the default."""
     policy = triton(max_batch_size=1, priority_levels=3, default_priority_level=2)

@@ -44,6 +44,12 @@ def test_recomputation() -> None:
     assert column(result, "preemptions") == [0, 1] and column(result, "output_tokens") == [6, 4]
 
 
+def test_the_last_to_come_loses_first() -> None:
+    """6 blocks of 4, all full after the prompts."""
+    result = served(scenario(v0(), blocks=6, size=4), [(0.0, 7, 2)] * 3)
+    assert content(result) == ["r0:7 r1:7 r2:7", "r0:1 r1:1 |r2", "r2:8"]
+
+
 def test_swapping_costs_both_ways_and_computes_nothing_again() -> None:
     result = served(scenario(swapping(), blocks=5, size=4), [(0.0, 7, 6), (0.0, 7, 4)])
     assert content(result) == ["r0:7 r1:7", "r0:1 r1:1", "r0:1 |r1", "r0:1", "r0:1", "r0:1", "r1:1", "r1:1"]
