@@ -14,6 +14,7 @@ What a class may define besides its own kind's methods (all optional):
     verify(resolve) -> None              complains about files it names; `resolve` makes a written path a real one
     scale_to(rate, workload, resolve)    arrivals without rate_per_s; the rate_scale that gives this mean rate
     check(engine, max_model_len) -> str  policies; what the engine would refuse, or None
+    named_otherwise: ClassVar            policies; engine's own names of parameters that stand elsewhere in a scenario
 """
 
 from collections.abc import Callable
@@ -177,18 +178,22 @@ def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseMod
     try:
         return model.model_validate(params)
     except ValidationError as error:
-        raise _with_owners(kind, model, explain(error, model, params, f"the {WORDS[kind]} {name}")) from None
+        complaint = explain(error, model, params, f"the {WORDS[kind]} {name}")
+        where = _elsewhere(kind, cls, str(complaint.path[0])) if len(complaint.path) == 1 else ""
+        if where and complaint.what.startswith("unknown key"):
+            head, _, rest = complaint.what.partition("; ")
+            complaint = Complaint(f"{head}; {where}; {rest}", *complaint.path)
+        raise complaint from None
 
 
-def _with_owners(kind: str, model: type[BaseModel], complaint: Complaint) -> Complaint:
-    """An unknown key that others of the kind have names them."""
-    key = complaint.path[0] if len(complaint.path) == 1 else None
-    if not isinstance(key, str) or key in model.model_fields:
-        return complaint
+def _elsewhere(kind: str, cls: type, key: str) -> str:
+    """Whose parameter a key is that this class lacks."""
+    if key in (named := getattr(cls, "named_otherwise", {})):
+        return f"here it is {named[key]}"
+    if kind != "policy":
+        return ""
     owners = [other for other in names(kind) if key in model_of(get(kind, other)).model_fields]
-    if not owners:
-        return complaint
-    return Complaint(f"{complaint.what}; {key} is a parameter of {', '.join(owners)}", key)
+    return f"it is a parameter of {' and '.join(owners)}" if owners else ""
 
 
 @cache

@@ -33,7 +33,5 @@ def test_the_roofline_prices_a_prompt() -> None:
 def test_it_has_no_parameters() -> None:
     import sim
 
-    with pytest.raises(
-        sim.ScenarioError, match=r"policy.batch_size: unknown key .* batch_size is a parameter of static"
-    ):
+    with pytest.raises(sim.ScenarioError, match=r"policy.batch_size: unknown key .* it is a parameter of static"):
         scenario({"name": "naive", "batch_size": 1})

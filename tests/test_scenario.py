@@ -334,7 +334,7 @@ def test_policies_are_checked_when_loaded_and_fitted_when_chosen() -> None:
     assert refused(BASE + "engine: {max_model_len: 99999}\n", policy="static").startswith(
         "x.yaml:1: policy static: reserves "
     )
-    with pytest.raises(ScenarioError, match=r"x\.yaml: unknown policy 'x'; accepted: small, stat, .*static, "):
+    with pytest.raises(ScenarioError, match=r"x\.yaml: unknown policy 'x'; accepted: small, stat, "):
         scenario.with_policy("x")
 
 

@@ -121,7 +121,7 @@ def test_priorities() -> None:
         ({"default_priority_level": 1}, "policy.default_priority_level: needs priority_levels"),
         ({"priority_levels": 2}, r"policy.default_priority_level: must be from 1 to priority_levels \(2\), got 0"),
         ({"default_queue_policy": {"timeout_action": "dely"}}, "did you mean delay"),
-        ({"max_queue_delay_s": 1}, "unknown key .* max_queue_delay_s is a parameter of static"),
+        ({"max_queue_delay_s": 1}, "unknown key .* it is a parameter of static"),
         ({"max_batch_size": 5000}, "policy: reserves 2560000 tokens of KV"),
     ],
 )

@@ -130,7 +130,7 @@ def test_the_watermark_stays_free() -> None:
             "policy.preemption_mode: must be one of recompute, swap, got 'swop'; did you mean",
         ),
         ({"swap_space": -1.0}, "policy.swap_space: must be a number from 0 to 1000000, got -1.0"),
-        ({"chunk_size": 3}, "policy.chunk_size: unknown key .* chunk_size is a parameter of sarathi"),
+        ({"chunk_size": 3}, "policy.chunk_size: unknown key .* it is a parameter of sarathi"),
     ],
 )
 def test_what_is_refused(policy: dict[str, Any], message: str) -> None:
