@@ -80,6 +80,7 @@ class Batch:
         self.gone: list[Sequence] = []  # who has left since the last decision
         self.refused: list[Sequence] = []  # whom the queue refused, for the engine to collect
         self.prompts: dict[int, list[tuple[Sequence, int, int]]] = {}  # step -> (sequence, tokens, preemptions)
+        self.lost = 0  # outputs under way that this decision has thrown away
         self.progress = 0  # first chunks, whole prompts; with the ticks: what a watchdog watches
         self._by_id: dict[str, Sequence] = {}  # of the running, where prefixes are cached
         self.leaving: dict[int, list[Sequence]] = {}  # step of the last token -> sequences
@@ -106,6 +107,15 @@ class Batch:
     def computed(self, seq: Sequence) -> int:
         """Tokens of a sequence that are computed, or will be when the steps decided so far have run."""
         return self.decodes.tick - seq.born if seq.state == DECODING else seq.computed
+
+    def known_outputs(self, seq: Sequence) -> int:
+        """Outputs of any sequence that have been processed."""
+        if seq.state == DECODING:
+            return self.decodes.tick - seq.born + 1 - seq.prompt - self.under_way(seq)
+        if seq.state == LEAVING:
+            assert seq.last_step is not None
+            return seq.outputs - (seq.last_step >= self.processed)
+        return seq.known - seq.prompt
 
     def missing(self, seq: Sequence) -> int:
         """Tokens that a running sequence has to compute."""
@@ -223,7 +233,7 @@ class Batch:
             else:
                 self.late.setdefault(last, []).append(seq)
         kv.reveal(seq)
-        self._release(seq, whole)
+        self._release(seq, 0 if lose else whole)
         seq.computed = 0
         seq.preemptions += 1
         seq.state = WAITING
@@ -263,9 +273,9 @@ class Batch:
         elif seq.pauses:
             seq.pauses.append(self.start_s)
 
-    @staticmethod
-    def _forget_output(seq: Sequence) -> None:
+    def _forget_output(self, seq: Sequence) -> None:
         """The last token of its spans never was."""
+        self.lost += 1
         if seq.spans[-1] > seq.spans[-2]:
             seq.spans[-1] -= 1
         else:

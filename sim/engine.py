@@ -56,6 +56,8 @@ class Engine:
         self.fast_forward = fast_forward
         self.on_done, self.on_left = on_done, on_left
         self.on_refused = on_done  # told of each whom the engine's queue refuses
+        # Where they are recorded, a release changes them, and who has given back what is not known within a stretch.
+        self._shows_evictable = log.content is not None and kv.headroom > 0
         self._decides_idle = getattr(policy, "decides_idle", False)
         self.more_may_come: Callable[[], bool] = lambda: False  # whether a request may still reach this engine
         self.delivers_whole = getattr(policy, "delivers_whole", False)
@@ -220,12 +222,15 @@ class Engine:
             lane.gone.clear()
         if lane.refused:
             self._refuse()
+        if lane.lost:
+            self.log.lose(lane.lost)
+            lane.lost = 0
         entries, preempted = plan.entries, plan.preempted
         n = len(decodes.members)
         if not entries and not preempted:
             if not plan.all_decode:
                 return False
-            steps = horizon(lane, plan, self.watched) if self.fast_forward else 1
+            steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1
             if plan.anew:
                 self._price_anew(steps, start_s)
             else:
@@ -348,6 +353,8 @@ class Engine:
     def _refuse(self) -> None:
         """Whom the lane's queue refused ends: rejected, or failed if it has run."""
         refused, self.lane.refused = self.lane.refused, []
+        if self.log.content is not None:
+            self.log.refused += [seq.request.id for seq in refused]
         for seq in refused:
             seq.status = REJECTED if seq.first_step is None else FAILED
             seq.reason = seq.reason or "the queue is full"

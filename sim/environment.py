@@ -9,10 +9,11 @@ from typing import Any
 
 import simpy
 
-# What comes first at one instant: deliveries by engine, arrivals, then step ends by engine.
+# What comes first at one instant: deliveries by engine, arrivals, then step ends by engine, then what depends on these.
 DELIVERY = 1_000_000
 ARRIVAL = 2_000_000
 STEP_END = 3_000_000
+AFTER = 4_000_000  # what must see the step ends of that instant
 
 
 class Call:

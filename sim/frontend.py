@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from math import inf, nextafter
 from typing import TYPE_CHECKING, Any
 
-from .environment import DELIVERY, STEP_END, Environment
+from .environment import AFTER, ARRIVAL, DELIVERY, STEP_END, Environment
 from .request import FINISHED, REJECTED, Request, Sequence, Terms
 
 if TYPE_CHECKING:
@@ -102,7 +102,11 @@ class FrontEnd:
         while (request := self.source.next()) is not None:
             if request.arrival_s >= self.end_s:
                 return
-            self.env.at(request.arrival_s, self._caused if caused else self._arrive, request)
+            if caused:
+                # Whose end has brought it about has left the engine, where it matters how many are there.
+                self.env.at(request.arrival_s, self._caused, request, ARRIVAL if self._accept is None else AFTER)
+            else:
+                self.env.at(request.arrival_s, self._arrive, request)
             if not self.source.reacts:
                 return
 
@@ -159,7 +163,7 @@ class FrontEnd:
     def _more_may_come(self, engine: Engine) -> bool:
         """Whether a request may still reach an engine that gives nothing itself. Wake-ups of engines do not tell: some
         are out of date."""
-        if any(rank < STEP_END for _, rank, *_ in self.env._queue):
+        if any(rank < STEP_END or rank >= AFTER for _, rank, *_ in self.env._queue):
             return True
         return self.source.reacts and any(other.working for other in self.engines if other is not engine)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .request import PARTIAL
+
 if TYPE_CHECKING:
     from .request import Sequence
 
@@ -43,8 +45,18 @@ class BlockPool:
         self.size = size
 
     @property
+    def all_held(self) -> int:
+        """Blocks of all who run, shared ones once for each."""
+        return self.total - self.free
+
+    @property
     def used(self) -> int:
         return self.total - self.free - self.evictable
+
+    def only_by(self, seq: Sequence, computed: int, paused: list[Sequence]) -> int:
+        """Blocks that nobody else holds of a running sequence with `computed` tokens, after `paused` have given up
+        theirs."""
+        return max(seq.blocks if seq.state == PARTIAL else 0, -(-computed // self.size))
 
     def take(self, n: int) -> None:
         """n blocks are used by somebody."""

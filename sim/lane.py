@@ -77,9 +77,10 @@ class Lane(Batch):
         self.step = last + 1
         self.overrun = 0
         released = 0
-        if self.leaving or self.late:
+        if self.leaving or self.late or self.prompts:
             used = kv.used
-            while self.processed < first and self.processed < processed and (self.leaving or self.late):
+            until = min(first, processed)
+            while self.processed < until and (self.leaving or self.late or self.prompts):
                 self.process()
             released = used - kv.used
         if grown:

@@ -42,9 +42,9 @@ class RadixTree(BlockPool):
 
     def runs_of(self, seq: Sequence) -> Runs:
         """All that seq may ever hold."""
-        if seq.path is None:
-            seq.path = content(seq.request, seq.outputs + 1)  # type: ignore[assignment]
-        return seq.path  # type: ignore[return-value]
+        if seq.runs is None:
+            seq.runs = content(seq.request, seq.outputs + 1)
+        return seq.runs
 
     def first_page(self, runs: Runs, at: int) -> Any:
         """What tells children apart: the page that begins with token `at`."""

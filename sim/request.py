@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from .content import Runs
     from .prefix import Piece
 
 # States of a sequence. Plain integers: they are compared several times a decision.
@@ -70,8 +71,8 @@ class Sequence:
     __slots__ = (
         "blocks", "born", "cached_blocks", "computed", "delivered_step", "engine", "first_scheduled_s", "first_step",
         "grow_at", "grows", "held", "hit_tokens", "joined", "known", "last_step", "last_tick", "limit", "mark", "order",
-        "outputs", "path", "pauses", "pieces", "preemptions", "prompt", "reach_s", "reason", "request", "skipped",
-        "spans", "state", "status", "stops", "taken", "visible",
+        "outputs", "path", "pauses", "pieces", "preemptions", "prompt", "reach_s", "reason", "request", "runs",
+        "skipped", "spans", "state", "status", "stops", "taken", "visible",
     )  # fmt: skip
 
     def __init__(self, request: Request, reach_s: float, outputs: int, limit: int, stops: bool) -> None:
@@ -99,6 +100,7 @@ class Sequence:
         self.mark: Any = None  # the policy's own, as long as it is in the lane
         # The prefix cache's own: what it holds there, and where its tokens lie in the tree.
         self.held: Any = None
+        self.runs: Runs | None = None
         self.path: list[tuple[int, Any]] | None = None
         self.pieces: list[Piece] | None = None  # None: nothing of it is in the tree yet
         self.cached_blocks = 0

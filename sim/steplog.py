@@ -34,6 +34,7 @@ class StepLog:
         self.ends = array("d")  # the lane's step clock
         self.content: list[dict[str, Any]] | None = [] if content else None
         self.describe: Callable[[Lane], dict[str, Any]] | None = None  # the policy's own view of a decision
+        self.refused: list[str] = []  # by the engine's queue, since the last row of content
         self.ticks = 0  # when stopped: how many there were
         self.steps = 0  # likewise
         self.work = Work()  # sums over the steps, when stopped
@@ -62,6 +63,10 @@ class StepLog:
         self._pending += steps
         if self._pending >= GROUP:
             self._flush(self.HELD_BACK)
+
+    def lose(self, tokens: int) -> None:
+        """Of the last step's outputs, just under way, so many are thrown away."""
+        self._rows[-1] += tokens
 
     def stop(self, within: int) -> None:
         """The first `within` steps stand, and no others come."""
@@ -101,12 +106,14 @@ class StepLog:
                 "tokens": {seq.request.id: plan.entries.get(seq, 1) for seq in taken},
                 "context": {seq.request.id: lane.computed(seq) for seq in taken},
                 "preempted": [seq.request.id for seq in plan.preempted],
+                "refused": self.refused,
                 "free": lane.kv.free,
                 "running": len(lane.running),
                 "waiting": len(lane.waiting),
                 **told,
             }
         )
+        self.refused = []
 
     def _flush(self, held_back: int) -> None:
         kept = len(self._rows) - held_back * self.WIDTH

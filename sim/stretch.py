@@ -45,10 +45,13 @@ def horizon(lane: Lane, plan: Plan, watched: bool) -> int:
 
     That is until one ends, blocks run out, or a release may let in somebody who waits, or changes what is watched.
     """
-    if lane.prompts or ((lane.waiting or watched) and (lane.leaving or lane.late)):
+    if (lane.waiting or watched) and (lane.leaving or lane.late or lane.prompts):
         return 1
     kv = lane.kv
+    free = kv.free - kv.headroom * len(lane.decodes.members)
+    if free < 0:  # the next tick evicts
+        return 1
     most = min(lane.decodes.ticks_left(), plan.repeat)
     if most <= 1:
         return 1
-    return 1 + lane.decodes.ticks_within(1, int(most) - 1, max(kv.free - kv.headroom * len(lane.decodes.members), 0))
+    return 1 + lane.decodes.ticks_within(1, int(most) - 1, free)

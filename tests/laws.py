@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 import sim
 from analysis.queueing import mean_in_system
+from sim import registry
 from sim.consistency import check as checked
 from sim.request import Request
 from sim.workload.source import Setup
@@ -55,7 +56,8 @@ class Records:
 
     @property
     def depth(self) -> int:
-        return 2 if self.policy.get("async_scheduling", self.policy["name"] == "vllm") else 1
+        (pool,) = self.scenario.cluster.pools.values()
+        return 2 if getattr(registry.build("policy", pool.policy), "async_scheduling", False) else 1
 
     @property
     def returns_at_the_end(self) -> bool:

@@ -87,6 +87,66 @@ def _vllm(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
     }
 
 
+def _tgi(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    total = rng.choice([longest, longest // 2])
+    padded = rng.random() < 0.2
+    chunking = not padded and rng.random() < 0.6
+    return {
+        "name": "tgi",
+        "max_concurrent_requests": rng.choice([4, 128, 128]),
+        "max_total_tokens": total,
+        "max_input_tokens": rng.choice([total - 1, total // 2]),
+        "max_batch_prefill_tokens": rng.choice([total // 4, total]) if chunking else total,
+        "waiting_served_ratio": rng.choice([0.3, 0.3, 1.2, 3.0]),
+        "max_waiting_tokens": rng.choice([1, 5, 20]),
+        "max_batch_size": rng.choice([None, None, 3, 8]),
+        "support_chunking": chunking,
+        "requires_padding": padded,
+    }
+
+
+def _trtllm(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    return {
+        "name": "trtllm",
+        "max_batch_size": rng.choice([1, 3, 16, 64]),
+        "max_num_tokens": rng.choice([64, 256, 2048]),
+        "capacity_scheduler_policy": rng.choice(
+            ["GUARANTEED_NO_EVICT", "GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "MAX_UTILIZATION", "STATIC_BATCH"]
+        ),
+        "enable_chunked_prefill": rng.random() < 0.6,
+        "context_chunking_policy": rng.choice(["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"]),
+        "chunk_unit_size": rng.choice([None, None, block_size, 2 * block_size]),
+        "waiting_queue_policy": rng.choice(["fcfs", "priority"]),
+        "enable_prefix_aware_scheduling": rng.random() < 0.8,
+        "batch_wait_timeout_iters": rng.choice([0, 0, 3]),
+        "batch_wait_max_tokens_ratio": rng.choice([0.0, 0.5]),
+        "disable_overlap_scheduler": rng.random() < 0.4,
+    }
+
+
+def _sglang(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    by_priority = rng.random() < 0.3
+    return {
+        "name": "sglang",
+        "max_running_requests": rng.choice([None, 2, 8, 64]),
+        "max_prefill_tokens": rng.choice([64, 400, 16384]),
+        "chunked_prefill_size": rng.choice([2, 4, 16]) * block_size if rng.random() < 0.8 else -1,
+        "schedule_policy": rng.choice(["fcfs", "fcfs", "lpm", "dfs-weight", "lof", "hrrn"]),
+        "schedule_conservativeness": rng.choice([0.3, 1.0, 2.0]),
+        "enable_mixed_chunk": rng.random() < 0.3,
+        "prefill_max_requests": rng.choice([None, None, 2]),
+        "prefill_decode_interval": rng.choice([0, 0, 3]),
+        "prefill_decode_interval_min_bs": rng.choice([0, 2]),
+        "max_queued_requests": rng.choice([None, None, 4]),
+        "enable_priority_scheduling": by_priority,
+        "schedule_low_priority_values_first": rng.random() < 0.3,
+        "priority_scheduling_preemption_threshold": rng.choice([0, 1, 10]),
+        "disable_priority_preemption": rng.random() < 0.3,
+        "retraction_policy": rng.choice(["length", "priority"]),
+        "disable_overlap_schedule": rng.random() < 0.4,
+    }
+
+
 def _static(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
     return {
         "name": "static",
@@ -110,23 +170,6 @@ def _sarathi(rng: random.Random, longest: int, block_size: int) -> dict[str, Any
         "max_num_seqs": rng.choice([1, 3, 8, 32]),
         "chunk_size": rng.choice([5, 16, 64, 512]),
         "watermark": rng.choice([0.0, 0.01, 0.2]),
-    }
-
-
-def _tgi(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
-    total = rng.choice([longest, longest // 2])
-    padded = rng.random() < 0.2
-    chunking = not padded and rng.random() < 0.6
-    return {
-        "name": "tgi",
-        "max_total_tokens": total,
-        "max_input_tokens": rng.choice([total - 1, total // 2]),
-        "max_batch_prefill_tokens": rng.choice([total // 4, total]) if chunking else total,
-        "waiting_served_ratio": rng.choice([0.3, 0.3, 1.2, 3.0]),
-        "max_waiting_tokens": rng.choice([1, 5, 20]),
-        "max_batch_size": rng.choice([None, None, 3, 8]),
-        "support_chunking": chunking,
-        "requires_padding": padded,
     }
 
 
@@ -167,9 +210,11 @@ MAKERS: dict[str, Callable[[random.Random, int, int], dict[str, Any]]] = {
     "naive": _naive,
     "orca": _orca,
     "sarathi": _sarathi,
+    "sglang": _sglang,
     "static": _static,
     "tgi": _tgi,
     "triton_dynamic": _triton_dynamic,
+    "trtllm": _trtllm,
     "vllm": _vllm,
     "vllm_v0": _vllm_v0,
 }

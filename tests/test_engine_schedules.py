@@ -13,7 +13,7 @@ import pytest
 from tests import engine_parity
 
 DATA = Path(__file__).parent / "data"
-COUNTS = {"vllm": 66, "tgi": 41}
+COUNTS = {"vllm": 66, "trtllm": 67, "tgi": 41, "sglang": 60}
 CASES = [(engine, case) for engine in COUNTS for case in sorted((DATA / f"{engine}_schedules").glob("*.case.json.gz"))]
 TOLERANCE = 1e-9
 NUMBERS = ("start", "duration", "scheduled_at", "first_scheduled", "first_token", "finish", "ratio")
@@ -36,6 +36,18 @@ def compare(ours: dict[str, Any], golden: dict[str, Any], where: str) -> None:
     for key, value in golden.items():
         if key in ours:
             assert not differs(ours[key], value, key), f"{where}: {key} is {ours[key]}, in the engine {value}"
+
+
+@pytest.mark.parametrize("engine", COUNTS)
+def test_the_tool_writes_a_file_or_a_folder(engine: str, tmp_path: Path) -> None:
+    case = next(case for each, case in CASES if each == engine and case.name.startswith(("one", "tiny")))
+    name = case.name.split(".")[0]
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / case.name).write_bytes(case.read_bytes())
+    assert engine_parity.main([engine, str(case), str(tmp_path / "one.jsonl")]) == 0
+    assert engine_parity.main([engine, str(tmp_path / "cases"), str(tmp_path / "out"), "--no-fast-forward"]) == 0
+    one, other = ((tmp_path / file).read_text().splitlines() for file in ("one.jsonl", f"out/{name}.jsonl"))
+    assert len(one) == len(other) == len(golden_of(case))
 
 
 @pytest.mark.parametrize("engine", COUNTS)

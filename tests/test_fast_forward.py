@@ -45,13 +45,14 @@ def test_stretches_equal_single_steps(seed: int) -> None:
     assert slow.facts["decisions"] >= slow.facts["steps"]
 
 
-@pytest.mark.parametrize("policy", registry.names("policy"))
-@settings(plenty, max_examples=60)
-@given(seeds)
-def test_stretches_equal_single_steps_under_each_policy(policy: str, seed: int) -> None:
+@pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name != "vllm"])
+@settings(plenty, max_examples=40)
+@given(seed=seeds)
+def test_so_they_do_under_every_policy(policy: str, seed: int) -> None:
     data, asked = random_cases.case(random.Random(seed), policy)
-    note(f"random.Random({seed}), {policy}: {data}")
-    assert_equal(*(random_cases.run(data, asked, fast_forward) for fast_forward in (True, False)))
+    note(f"random.Random({seed}): {data}")
+    fast, slow = (random_cases.run(data, asked, fast_forward) for fast_forward in (True, False))
+    assert_equal(fast, slow)
 
 
 @pytest.mark.parametrize("policy", registry.names("policy"))
@@ -75,7 +76,7 @@ def test_stretches_are_taken() -> None:
     assert together > 4 * fewer
 
 
-@pytest.mark.parametrize("policy", ["vllm", "static"])
+@pytest.mark.parametrize("policy", registry.names("policy"))
 @pytest.mark.parametrize("calibration", ["ideal", random_cases.OVERHEADS], ids=["ideal", "overheads"])
 def test_long_stretches_of_the_roofline(policy: str, calibration: str) -> None:
     """Stretches beyond those that a loop prices, many sequences, all lengths different, cut by arrivals."""

@@ -19,9 +19,12 @@ from hypothesis import strategies as st
 
 import sim
 import sim.run
+from sim import registry
 from sim.engine import Engine
 from sim.prefix import PrefixCache
+from sim.radix import RadixTree
 from sim.request import Request
+from sim.trtllm_cache import TRTLLMCache
 from tests import random_cases
 from tests.laws import LAWS, Records
 
@@ -69,6 +72,65 @@ def test_the_laws_hold_under_each_policy(policy: str, seed: int) -> None:
     records = Records(random_cases.run(data, asked), None if own else asked)
     for law in LAWS:
         law(records)
+
+
+OF_VLLM = {  # what it refuses, and its limits; and static's
+    "refused_are_those_that_can_never_run",
+    "tokens_out_are_tokens_asked",
+    "steps_keep_to_the_limits",
+}
+
+
+@pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
+@plenty(25)
+@given(seed=seeds)
+def test_the_general_laws_hold_under_every_policy(policy: str, seed: int) -> None:
+    data, asked = random_cases.case(random.Random(seed), policy)
+    note(f"random.Random({seed}): {data}")
+    records = Records(random_cases.run(data, asked), asked if data["workload"]["arrivals"] == "batch" else None)
+    for law in LAWS:
+        if law.__name__ not in OF_VLLM:
+            law(records)
+
+
+@pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
+@plenty(25)
+@given(seed=seeds)
+def test_other_caches_end_with_nothing_in_use(policy: str, seed: int) -> None:
+    """Free, cached and used blocks are all there are, and nobody holds any when nobody is there."""
+    data, asked = random_cases.case(random.Random(seed), policy)
+    note(f"random.Random({seed}): {data}")
+    data["workload"].pop("duration_s", None)
+    made: list[Engine] = []
+
+    class Watched(Engine):
+        def __init__(self, *arguments: Any, **others: Any) -> None:
+            super().__init__(*arguments, **others)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sim.run, "Engine", Watched)
+        random_cases.run(data, asked)
+    for engine in made:
+        kv = engine.lane.kv
+        if not engine.unfinished():
+            assert not kv.used
+        if isinstance(kv, RadixTree):
+            nodes = [kv.root]
+            for node in nodes:
+                nodes += node.children.values()
+                assert node.users >= sum(child.users for child in node.children.values()) or node is kv.root
+            assert sum(node.pages for node in nodes) == kv.cached
+            assert sum(node.pages for node in nodes if not node.users) == kv.evictable + kv.root.pages
+        if isinstance(kv, TRTLLMCache):
+            queued, item = 0, kv.queue.next
+            while item is not kv.queue:
+                queued += item.count
+                assert not item.refs
+                item = item.next
+            assert queued == kv.free
+            if not engine.unfinished():
+                assert not kv.all_held
 
 
 @plenty(80)
@@ -140,7 +202,7 @@ def engines_end_empty(data: dict[str, Any], asked: list[Any]) -> None:
         assert not engine.unfinished()
         assert not (lane.running or lane.waiting or lane.partial or lane.decodes.members)
         assert not (lane.left or lane.done)
-        assert kv.free == kv.total
+        assert not kv.used
         assert not any(lane.decodes.by_position) and not lane.decodes.growing and not lane.decodes.context
         assert len(lane.ends) == lane.step
         if isinstance(kv, PrefixCache):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sim import Scenario, ScenarioError, load, load_text
 from sim.checklist import check, listing
-from sim.registry import names
+from sim.registry import names as registered
 
 BASE = """\
 model: llama-3.1-8b
@@ -315,7 +315,7 @@ def test_which_policy_runs() -> None:
     assert pick(POLICIES, "small").params["max_num_seqs"] == pick(unwritten, "small").params["max_num_seqs"] == 8
     assert pick(POLICIES, "static").params["batch_size"] == 32
     assert refused(POLICIES, policy="smal").endswith(
-        "unknown policy 'smal'; did you mean small? accepted: small, stat, " + ", ".join(names("policy"))
+        "unknown policy 'smal'; did you mean small? accepted: small, stat, " + ", ".join(registered("policy"))
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -75,7 +75,10 @@ class TGI:
     ] = True
     requires_padding: Annotated[bool, Field(description="a model without flash attention: batches are padded")] = False
 
-    decides_idle = False
+    named_otherwise: ClassVar[dict[str, str]] = {
+        "prefix_caching": "engine.enable_prefix_caching",
+        "block_size": "engine.block_size",
+    }
 
     @property
     def max_num_seqs(self) -> int:

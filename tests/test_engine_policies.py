@@ -1,0 +1,135 @@
+"""What engines refuse at their start and at their front ends, and how a wrong parameter is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sim
+from sim import ScenarioError
+from sim.request import Request
+from sim.workload.source import Fixed
+from tests import random_cases
+
+BASE = """model: llama-3.1-8b
+gpu: h100_sxm
+engine: {max_model_len: 4096, block_size: 16}
+workload: {num_requests: 3, arrivals: batch, prompt_tokens: 20, output_tokens: 5}
+"""
+
+
+def refused(policy: str, extra: str = "") -> str:
+    with pytest.raises(ScenarioError) as caught:
+        sim.simulate(sim.load_text(f"{BASE}{extra}policy: {policy}\n", "x.yaml"))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        ("{name: tgi, max_input_tokens: 300, max_total_tokens: 300}", "max_input_tokens (300) must be less than"),
+        ("{name: tgi, max_total_tokens: 5000}", "max_total_tokens (5000) is more than engine.max_model_len (4096)"),
+        ("{name: tgi, max_batch_total_tokens: 4000}", "max_total_tokens (4096) must be at most max_batch_total_tokens"),
+        (
+            "{name: tgi, max_total_tokens: 900, max_batch_total_tokens: 1000}",
+            "max_batch_prefill_tokens (4096) must be at most max_batch_total_tokens (1000)",
+        ),
+        (
+            "{name: tgi, support_chunking: false, max_batch_prefill_tokens: 512}",
+            "max_batch_prefill_tokens (512) must be at least max_input_tokens (4095)",
+        ),
+        ("{name: tgi, requires_padding: true}", "requires_padding: true needs support_chunking: false"),
+        ("{name: sglang, chunked_prefill_size: 100}", "must be a multiple of the page size, engine.block_size (16)"),
+        ("{name: trtllm, chunk_unit_size: 24}", "must be a multiple of engine.block_size (16)"),
+    ],
+)
+def test_what_an_engine_refuses_at_its_start(policy: str, rule: str) -> None:
+    message = refused(policy)
+    assert message.startswith("x.yaml:5: policy: ")
+    assert rule in message
+
+
+def test_shortest_prefill_first_needs_the_radix_cache() -> None:
+    with pytest.raises(ScenarioError, match="needs the radix cache: "):
+        sim.load_text(
+            BASE.replace("block_size: 16", "enable_prefix_caching: false")
+            + "policy: {name: sglang, schedule_policy: shortest-prefill-first}\n",
+            "x.yaml",
+        )
+
+
+@pytest.mark.parametrize(
+    ("policy", "owner"),
+    [
+        ("{name: vllm, max_queued_requests: 3}", "it is a parameter of sglang"),
+        ("{name: sglang, max_num_seqs: 3}", "it is a parameter of vllm"),
+        ("{name: vllm, max_batch_size: 3}", "it is a parameter of tgi and trtllm"),
+        ("{name: sglang, page_size: 16}", "here it is engine.block_size"),
+        ("{name: trtllm, max_seq_len: 2048}", "here it is engine.max_model_len"),
+    ],
+)
+def test_a_parameter_of_another_engine_names_that_engine(policy: str, owner: str) -> None:
+    message = refused(policy)
+    key = policy.split(", ")[1].split(":")[0]
+    assert message.startswith(f"x.yaml:5: policy.{key}: unknown key of the policy ")
+    assert owner in message
+
+
+def run(policy: dict[str, Any], asked: list[Request], **engine: Any) -> list[dict[str, Any]]:
+    data = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100_sxm",
+        "engine": {"max_model_len": 400, "num_gpu_blocks_override": 61, "block_size": 16, **engine},
+        "policy": policy,
+        "workload": dict(random_cases.OWN),
+        "cost": {"name": "linear", "base_s": 0.01},
+    }
+    rows: list[dict[str, Any]] = []
+    for fast_forward in (True, False):
+        scenario = random_cases.scenario_of(data, fast_forward)
+        rows = sim.simulate(scenario, source=Fixed(iter(asked), len(asked))).requests.to_pylist()
+    return rows
+
+
+def test_tgi_refuses_who_finds_too_many_in_the_system() -> None:
+    asked = [Request(i, f"r{i}", 0.001 * i, 20, 5, 5) for i in range(6)]
+    asked.append(Request(6, "r6", 5.0, 20, 5, 5))
+    rows = run({"name": "tgi", "max_concurrent_requests": 4, "max_batch_prefill_tokens": 400}, asked)
+    assert [row["status"] for row in rows] == ["finished"] * 4 + ["rejected"] * 2 + ["finished"]
+    assert rows[4]["reason"].startswith("overloaded: 4 requests are in the system")
+
+
+def test_tgi_ends_outputs_at_1024_tokens() -> None:
+    asked = [Request(0, "r0", 0.0, 20, 1500, 1500)]
+    rows = run({"name": "tgi", "max_batch_prefill_tokens": 400}, asked, max_model_len=2000, num_gpu_blocks_override=200)
+    assert [row["output_tokens"] for row in rows] == [1024]
+
+
+def test_a_full_queue_of_sglang_refuses_the_newcomer() -> None:
+    asked = [Request(i, f"r{i}", 0.001 * i, 20, 50, 50) for i in range(5)]
+    policy = {"name": "sglang", "max_running_requests": 1, "max_queued_requests": 2, "disable_overlap_schedule": True}
+    rows = run(policy, asked)
+    assert [row["status"] for row in rows] == ["finished"] * 3 + ["rejected"] * 2
+    assert rows[3]["reason"] == "aborted: 2 requests are waiting (max_queued_requests)"
+
+
+def test_sglang_keeps_what_a_refused_one_has_given() -> None:
+    """Retracted requests are queued anew, and find the queue full."""
+    asked = [Request(i, f"r{i}", 0.0, 40, 260, 260) for i in range(8)]
+    policy = {"name": "sglang", "schedule_conservativeness": 0.05, "max_queued_requests": 8}
+    rows = run(policy, asked)
+    assert sum(row["preemptions"] for row in rows) > 0
+    finished = [row for row in rows if row["status"] == "finished"]
+    assert all(row["output_tokens"] == 260 for row in finished)
+
+
+def test_trtllm_sets_memory_aside_for_max_tokens() -> None:
+    """Two requests of 380 tokens in 60 blocks of 16, and a third waits, though all outputs are short."""
+    asked = [Request(i, f"r{i}", 0.0, 20, 30, 360) for i in range(3)]
+    rows = run({"name": "trtllm"}, asked)
+    assert rows[2]["first_scheduled_s"] >= rows[1]["finish_s"]
+    sooner = run({"name": "trtllm", "capacity_scheduler_policy": "MAX_UTILIZATION"}, asked)
+    assert sooner[2]["first_scheduled_s"] < rows[2]["first_scheduled_s"]
