@@ -66,6 +66,7 @@ class Engine:
         self._decides_idle = getattr(policy, "decides_idle", False)
         self.more_may_come: Callable[[], bool] = lambda: False  # whether a request may still reach this engine
         self.delivers_whole = getattr(policy, "delivers_whole", False)
+        self.pcie_bytes_per_s = getattr(policy, "pcie_gb_per_s", 0.0) * 1e9
         self.watchdog = Watchdog()
         self.stalled = False
         self.watched = False  # somebody asks for the KV blocks in use
@@ -235,7 +236,10 @@ class Engine:
             if not plan.all_decode:
                 return False
             steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1
-            self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
+            if plan.anew:
+                self._price_anew(steps, start_s)
+            else:
+                self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
                 self.log.note(lane, plan, step, start_s, now_s)
             stretch = self._stretch
@@ -260,6 +264,8 @@ class Engine:
                 new_tokens += new
                 context += seq.computed + new
                 whole += seq.computed + new >= seq.known
+        if plan.transfer_bytes:
+            start_s += plan.transfer_bytes / self.pcie_bytes_per_s
         if n or prompts:
             decode_context = context - new_tokens - sum([past for _, past in prompts])
             emitting = n + plan.padding + whole
@@ -271,7 +277,7 @@ class Engine:
         else:
             ends.append(start_s)
         if self.log.content is not None:
-            self.log.note(lane, plan, step, start_s, now_s)
+            self.log.note(lane, plan, step, lane.start_s, now_s)
         tick = decodes.tick if n else -1
         used = lane.kv.used
         waiting = len(lane.waiting)
@@ -285,6 +291,14 @@ class Engine:
         return True
 
     # -- stretches
+
+    def _price_anew(self, steps: int, start_s: float) -> None:
+        """The ends of steps in each of which all who decode compute all that they know as one prompt."""
+        decodes, ends, price = self.lane.decodes, self.lane.ends, self.cost.step
+        known = [decodes.tick - seq.born + 1 for seq in decodes.members]
+        for more in range(steps):
+            start_s += price(0, 0, [(tokens + more, 0) for tokens in known], len(known))
+            ends.append(start_s)
 
     def _cut(self, time_s: float) -> bool:
         """Something comes at `time_s`: what is decided later is to be decided anew. Whether that is anything."""

@@ -23,6 +23,7 @@ from .engine import Engine
 from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
+from .memory import block_bytes
 from .metrics import REQUEST_COLUMNS, SPAN_COLUMNS, STEP_COLUMNS, summarise, summarise_classes
 from .policies.base import block_pool, waiting_queue
 from .records import RequestLog
@@ -140,6 +141,8 @@ class _Run:
         outlook = Outlook(scenario, replication)
         for number in range(self.pool.replicas):
             policy = registry.build("policy", self.pool.policy)
+            if hasattr(policy, "begin"):
+                policy.begin(block_bytes(self.pool.model, engine))
             self.engines.append(
                 Engine(
                     self.env,

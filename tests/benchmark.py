@@ -7,6 +7,7 @@ b  the same at 85 % of what one replica can do
 c  16 replicas under least_requests, 100,000 requests
 d  a KV cache so tight that requests are preempted all the time
 e  prefix caching with shared prefixes: 64 system prompts of 256 tokens
+and one a policy, by its name: the standard work under it, with max_model_len 1024, since some reserve that much
 
 requests/s is over the wall time from the loaded scenario to the written results; start-up is what a whole process takes
 to simulate one request; SimPy's bare timeouts/s are measured in the same process, for scale.
@@ -28,8 +29,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from sim import registry  # noqa: E402
+
 STANDARD = ROOT / "scenarios" / "standard_work.yaml"
-ROWS = {
+ROWS: dict[str, tuple[int, ...]] = {
     "a": (1_000, 10_000, 100_000, 1_000_000),
     "b": (10_000,),
     "c": (100_000,),
@@ -43,6 +46,9 @@ TITLES = {
     "d": "tight KV, preemptions",
     "e": "shared prefixes",
 }
+POLICIES = registry.names("policy")
+ROWS |= {name: (2_000,) if name == "naive" else (10_000,) for name in POLICIES}
+TITLES |= dict.fromkeys(POLICIES, "standard work, max length")
 COLUMNS = (
     ("requests_per_s", "requests/s"),
     ("output_tokens_per_s", "tokens/s"),
@@ -65,6 +71,8 @@ def changes(row: str, requests: int) -> list[str]:
     if row == "d":
         made += ["engine.num_gpu_blocks_override=641", "engine.max_model_len=1024", "workload.arrivals.rate_per_s=24"]
         made += ["policy.max_num_seqs=64"]
+    if row in POLICIES:
+        made += [f"policy={row}", "engine.max_model_len=1024"]
     return made
 
 
@@ -169,12 +177,12 @@ def main() -> int:
             rows.append({**json.loads(done.stdout), "start_up_s": first_s})
             if not given.json:
                 if len(rows) == 1:
-                    print(f"{'':34}" + "".join(f"{title:>19}" for _, title in COLUMNS))
+                    print(f"{'':55}" + "".join(f"{title:>19}" for _, title in COLUMNS))
                 row = rows[-1]
                 figures = "".join(
                     f"{row[key]:>19,.0f}" if row[key] >= 100 else f"{row[key]:>19.2f}" for key, _ in COLUMNS
                 )
-                print(f"{name}  {row['title'][:20]:20} {requests:>10,}" + figures, flush=True)
+                print(f"{name:14}  {row['title'][:28]:28} {requests:>10,}" + figures, flush=True)
     if given.json:
         print(json.dumps({"rows": rows}))
     return 0

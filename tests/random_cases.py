@@ -4,6 +4,7 @@ loops, open loops with classes, front-end and response times."""
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ def case(rng: random.Random, name: str | None = None) -> tuple[dict[str, Any], l
         name = "static" if rng.random() < 0.15 else "vllm"
     policy = MAKERS[name](rng, longest, block_size) if name in MAKERS else {"name": name}
     caching = rng.random() < 0.6
-    blocks = -(-longest // block_size) * policy.get("batch_size", 1) + rng.choice([0, 1, 5, 50, 2000]) + 1
-    if policy["name"] == "vllm" and rng.random() < 0.1:  # too few for the longest: some are refused, some cut
+    rows = policy.get("batch_size", policy["max_batch_size"] if policy["name"] == "triton_dynamic" else 1)
+    blocks = -(-longest // block_size) * rows + rng.choice([0, 1, 5, 50, 2000]) + 1
+    if policy["name"] in CUT and rng.random() < 0.1:  # too few for the longest: some are refused, some cut
         blocks = max(2, blocks // rng.randint(2, 8))
     data = {
         "model": "llama-3.1-8b",
@@ -158,7 +160,68 @@ def _static(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]
     }
 
 
-MAKERS = {"vllm": _vllm, "static": _static, "tgi": _tgi, "trtllm": _trtllm, "sglang": _sglang}
+def _naive(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    return {"name": "naive"}
+
+
+def _orca(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    return {"name": "orca", "max_batch_size": rng.choice([1, 3, 8, 32])}
+
+
+def _sarathi(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    return {
+        "name": "sarathi",
+        "max_num_seqs": rng.choice([1, 3, 8, 32]),
+        "chunk_size": rng.choice([5, 16, 64, 512]),
+        "watermark": rng.choice([0.0, 0.01, 0.2]),
+    }
+
+
+def _triton_dynamic(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    most = rng.choice([1, 3, 8])
+    levels = rng.choice([0, 0, 3])
+    return {
+        "name": "triton_dynamic",
+        "max_batch_size": most,
+        "preferred_batch_size": rng.choice([None, [1 + most // 2], [1, most]]),
+        "max_queue_delay_microseconds": rng.choice([0, 20_000, 300_000]),
+        "priority_levels": levels,
+        "default_priority_level": min(levels, rng.choice([1, 2])),
+        "default_queue_policy": {
+            "timeout_action": rng.choice(["reject", "delay"]),
+            "default_timeout_microseconds": rng.choice([0, 0, 10_000, 200_000]),
+            "max_queue_size": rng.choice([0, 0, 2, 7]),
+        },
+    }
+
+
+def _vllm_v0(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
+    most = rng.choice([1, 3, 8, 32, 64])
+    return {
+        "name": "vllm_v0",
+        "max_num_seqs": most,
+        "max_num_batched_tokens": rng.choice([None, longest, 3 * longest]),
+        "preemption_mode": rng.choice([None, "recompute", "swap", "swap"]),
+        "swap_space": rng.choice([0.0, 0.02, 4.0, 4.0]),
+        "pcie_gb_per_s": rng.choice([0.7, 25.0]),
+        "watermark": rng.choice([0.0, 0.01, 0.1]),
+    }
+
+
+CUT = ("vllm", "sarathi", "vllm_v0")
+"""Policies that are to cope with a cache that does not hold the longest sequence."""
+MAKERS: dict[str, Callable[[random.Random, int, int], dict[str, Any]]] = {
+    "naive": _naive,
+    "orca": _orca,
+    "sarathi": _sarathi,
+    "sglang": _sglang,
+    "static": _static,
+    "tgi": _tgi,
+    "triton_dynamic": _triton_dynamic,
+    "trtllm": _trtllm,
+    "vllm": _vllm,
+    "vllm_v0": _vllm_v0,
+}
 
 
 def _cost(rng: random.Random) -> dict[str, Any]:

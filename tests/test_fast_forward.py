@@ -55,6 +55,16 @@ def test_so_they_do_under_every_policy(policy: str, seed: int) -> None:
     assert_equal(fast, slow)
 
 
+@pytest.mark.parametrize("policy", registry.names("policy"))
+def test_every_policy_takes_stretches(policy: str) -> None:
+    fewer = together = 0
+    for seed in range(20):
+        facts = random_cases.run(*random_cases.case(random.Random(seed), policy)).facts
+        fewer += facts["decisions"]
+        together += facts["steps"]
+    assert together > 2 * fewer
+
+
 def test_stretches_are_taken() -> None:
     """Or the test above would compare the slow path with itself."""
     fewer = together = 0

@@ -120,6 +120,13 @@ def test_what_is_refused_says_path_and_accepted_values(value: object, path: str,
     assert found[0] == path and what in found[1]
 
 
+def test_an_unknown_key_names_the_policies_that_have_it() -> None:
+    path, what = complaint({"name": "static", "preemption_mode": "swap"}, "policy")
+    assert path == "preemption_mode" and "; it is a parameter of vllm_v0; " in what
+    assert "; it is a parameter of static; " in complaint({"name": "vllm", "batch_size": 4}, "policy")[1]
+    assert "is a parameter" not in complaint({"name": "vllm", "nonsense": 4}, "policy")[1]
+
+
 def test_huge_integers_are_refused_not_converted() -> None:
     assert complaint({"name": "dummy", "size": 1, "rate": 10**400})[0] == "rate"
     assert complaint({"name": "dummy", "size": 10**400})[1].endswith("got a whole number of over 30 digits")

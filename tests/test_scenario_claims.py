@@ -32,6 +32,17 @@ def test_chatbot() -> None:
     assert small["p99_ttft_ms"] == pytest.approx(vllm["p99_ttft_ms"], rel=0.05)
 
 
+def test_batching_policies() -> None:
+    every = ("vllm", "sarathi", "orca", "vllm-v0")
+    found = {policy: summary("batching_policies", policy) for policy in (*every, "triton", "naive")}
+    assert found["naive"]["request_throughput"] == pytest.approx(0.75, abs=0.05)
+    assert found["triton"]["median_ttft_ms"] > 3000 and found["triton"]["mean_tpot_ms"] is None
+    assert all(found[policy]["median_ttft_ms"] < 20 for policy in every)
+    assert [found[policy]["median_tpot_ms"] for policy in every] == pytest.approx([4.9] * 4, rel=0.05)
+    assert found["vllm-v0"]["p99_itl_ms"] == pytest.approx(15, abs=1)
+    assert all(8 < found[policy]["p99_itl_ms"] < 10 for policy in ("vllm", "sarathi", "orca"))
+
+
 def test_code_completion() -> None:
     attained = [summary("code_completion", "vllm", f"replicas={n}")["slo_attainment"] for n in (1, 2, 4)]
     assert attained == pytest.approx([0.4, 0.75, 0.95], abs=0.03)

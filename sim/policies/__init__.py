@@ -1,5 +1,5 @@
 """Batching policies, one a file; importing the package registers them."""
 
-from . import sglang, static, tgi, trtllm, vllm
+from . import naive, orca, sarathi, sglang, static, tgi, triton_dynamic, trtllm, vllm, vllm_v0
 
-__all__ = ["sglang", "static", "tgi", "trtllm", "vllm"]
+__all__ = ["naive", "orca", "sarathi", "sglang", "static", "tgi", "triton_dynamic", "trtllm", "vllm", "vllm_v0"]

@@ -46,6 +46,8 @@ class Policy(Protocol):
     `delivers_whole: bool`: nothing is delivered before the whole batch has ended (default False);
     `defaults_for(gpu) -> dict`: its engine's defaults for that GPU, for parameters left at null;
     `check(engine, max_model_len) -> str | None`: what its engine would refuse at its start;
+    `begin(block_bytes)`: it is told the bytes of a KV block on each GPU before a run;
+    `pcie_gb_per_s: float`: what moves the `transfer_bytes` of its plans, 10^9 bytes/s;
     `check_kv(kv_tokens, max_model_len) -> str | None`: the same, of what the KV cache holds;
     `named_otherwise`: its engine's names of parameters that stand elsewhere in a scenario, and where;
     `reserve_tokens(max_model_len) -> int`: KV tokens that it takes at its start.

@@ -14,6 +14,21 @@ from .base import FCFS, Order
 
 if TYPE_CHECKING:
     from ..batch import Batch
+    from ..request import Sequence
+
+
+def start(batch: Batch, seqs: list[Sequence]) -> None:
+    """A batch of these starts: prompts padded to the longest, KV blocks for the longest sequence each."""
+    for seq in seqs:
+        batch.kv.reserve(seq, batch.max_model_len)
+        batch.admit(seq, NO_HIT, seq.known)
+    batch.plan.padded_prompt = max(batch.plan.entries.values())
+
+
+def carry_on(batch: Batch, rows: int) -> None:
+    """All that run decode; of the batch's rows those that have ended are computed too."""
+    batch.take_all()
+    batch.plan.padding = rows - len(batch.decodes.members)
 
 
 class StaticQueue(FCFS):
@@ -49,20 +64,15 @@ class Static:
         return StaticQueue()
 
     def decide(self, batch: Batch, now_s: float) -> None:
-        plan = batch.plan
         waiting: StaticQueue = batch.waiting  # type: ignore[assignment]
         if batch.running:
-            batch.take_all()
-            plan.padding = waiting.rows - len(batch.decodes.members)
+            carry_on(batch, waiting.rows)
             return
         start_s = now_s
         if len(waiting) < self.batch_size:
             start_s = min(seq.reach_s for seq in waiting) + self.max_queue_delay_s
         if start_s <= now_s:
             waiting.rows = min(self.batch_size, len(waiting))
-            for seq in list(islice(waiting, waiting.rows)):
-                batch.kv.reserve(seq, batch.max_model_len)
-                batch.admit(seq, NO_HIT, seq.known)
-            plan.padded_prompt = max(plan.entries.values())
+            start(batch, list(islice(waiting, waiting.rows)))
         else:
-            plan.wake_at_s = start_s
+            batch.plan.wake_at_s = start_s

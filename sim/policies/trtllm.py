@@ -116,6 +116,7 @@ class TRTLLM:
         bool, Field(description="decide each step when the last one has ended, not while it runs")
     ] = False
 
+    kernels: ClassVar[str] = "trtllm"
     named_otherwise: ClassVar[dict[str, str]] = {
         "max_seq_len": "engine.max_model_len",
         "tokens_per_block": "engine.block_size",
