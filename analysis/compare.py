@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from . import catalog, pairs
+from . import winners as won
 from .headline import headline, verdicts
 from .load import find
 from .plots.style import note_of, rate_name, rates_of
 from .report import write_report
 from .variants import FEW, Variant, variants
 
-__all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "write_report"]
+__all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "winners", "write_report"]
 
 COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
 PAIRED = ("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high")
@@ -56,9 +57,25 @@ def paired(run_folders: Iterable[Path | str]) -> pd.DataFrame:
 
 
 def told(run_folders: Iterable[Path | str]) -> list[str]:
-    """Who wins, in sentences for the terminal: on what, by how much, and where that has no steady state."""
+    """Who wins, in sentences for the terminal: on what, by how much, why, and where that has no steady state."""
     found = variants(find(run_folders))
-    return [headline(found), *pairs.sentences(found), *verdicts(found)]
+    many = len(_policies(found)) > 2
+    why = [f"{names}: {text}" for names, text in won.whys(won.winners(found))] if many else pairs.sentences(found)
+    return [headline(found), *why, *verdicts(found)]
+
+
+def winners(run_folders: Iterable[Path | str]) -> Group | None:
+    """Who wins on which metric, and by how much, for the terminal; None for fewer than three policies: their `table`
+    and what is `told` say it."""
+    found = variants(find(run_folders))
+    if len(_policies(found)) < 3 or not (told := won.winners(found)):
+        return None
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+    for head in ("", *won.HEADS):
+        made.add_column(head, overflow="fold")
+    for win in told:
+        made.add_row(win.name, *win.cells(brief=True))
+    return Group(made, Text(won.heading(found), style="dim"))
 
 
 def table(run_folders: Iterable[Path | str]) -> Group:

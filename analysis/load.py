@@ -71,6 +71,13 @@ class Run:
     def warmup_s(self) -> float:
         return float(self.summary.get("warmup_s") or 0.0)
 
+    @cached_property
+    def draws(self) -> tuple[object, ...]:
+        """What decides which requests come: runs that have it in common saw the same ones."""
+        scenario = self.scenario
+        seed, workload = scenario.get("seed"), str(scenario.get("workload"))
+        return (seed, self.summary.get("replication", 0), workload, scenario.get("name"))
+
     def table(self, kind: str, columns: Sequence[str]) -> pa.Table:
         """Some columns of one of the folder's tables."""
         path = self.folder / f"{kind}.parquet"

@@ -38,10 +38,10 @@ class Gap:
 
 def gap(a: Variant, b: Variant, metric: str) -> Gap | None:
     """None where no replication of the one has its like, with data, among those of the other."""
-    others = {_draws(run): run for run in b.runs}
+    others = {run.draws: run for run in b.runs}
     differences = []
     for run in a.runs:
-        like = others.get(_draws(run))
+        like = others.get(run.draws)
         mine, its = run.summary.get(metric), None if like is None else like.summary.get(metric)
         if _number(mine) and _number(its):
             differences.append(float(mine) - float(its))  # type: ignore[arg-type]
@@ -94,12 +94,6 @@ def _sentence(made: Gap, metric: catalog.Metric) -> str:
         f"{made.a.label}'s {name} is {size} than {made.b.label}'s, 95 % interval {catalog.text_of(low)} to "
         f"{catalog.text_of(high)}."
     )
-
-
-def _draws(run: object) -> tuple[object, ...]:
-    """What decides which requests come: runs that have it in common saw the same ones."""
-    scenario, summary = run.scenario, run.summary  # type: ignore[attr-defined]
-    return (scenario.get("seed"), summary.get("replication", 0), str(scenario.get("workload")), scenario.get("name"))
 
 
 def _number(value: object) -> bool:

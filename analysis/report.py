@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import catalog, explore, facts, pairs, replay
+from . import catalog, explore, facts, pairs, replay, winners
 from .commands import commands, replayed
 from .headline import headline, verdicts
 from .load import Run, find
@@ -42,8 +42,8 @@ CLASS_METRICS = (
 
 
 def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> list[Path]:
-    """Writes the report of these results, its PNGs (`NAME-plot.png` beside NAME.html) and, where vLLM's benchmark needs
-    them, the requests; returns what was written.
+    """Writes the report of these results, its PNGs (`NAME-plot.png` beside NAME.html), who wins and why where there are
+    several policies (`NAME-winners.md`), and the requests where vLLM's benchmark needs them; returns what was written.
 
     Raises ResultError for a folder without a result; then nothing is written.
     """
@@ -55,6 +55,8 @@ def write_report(run_folders: Iterable[Path | str], out_html: Path | str) -> lis
     files |= {out.with_name(f"{out.stem}-{plot.name}.png"): plot.png for plot in plots}
     if of := replayed(found):
         files[out.with_name(_requests(out))] = replay.trace(of.first).encode()
+    if text := winners.markdown(found, facts.title(runs)):
+        files[out.with_name(f"{out.stem}-winners.md")] = text.encode()
     _write(files)
     return list(files)
 
@@ -76,7 +78,8 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
         title=facts.title(runs),
         summary=_runs(found),
         headline=headline(found),
-        sentences=pairs.sentences(found),
+        sentences=pairs.sentences(found) if len(policies) < 3 else [],
+        winners=_winners(found),
         verdicts=verdicts(found),
         facts=facts.facts(runs),
         note=note_of(found),
@@ -150,6 +153,21 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
         bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
     columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
     return {"groups": groups, "columns": columns, "bodies": bodies}
+
+
+def _winners(found: Sequence[Variant]) -> dict[str, Any] | None:
+    """Who wins on which metric, by how much, and why; None for a single policy."""
+    told = winners.winners(found)
+    if not told:
+        return None
+    rows = [(win.name, win.first.label, win.cells()) for win in told]
+    return {
+        "heading": winners.heading(found),
+        "heads": winners.HEADS,
+        "rows": rows,
+        "whys": winners.whys(told),
+        "portraits": winners.portraits(found),
+    }
 
 
 def _unit(

@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import checklist, consistency, explain, results, schema, summing_up
+from . import checklist, consistency, explain, registry, results, schema, summing_up
 from .errors import ScenarioError
 from .parallel import run_all
 from .progressline import ProgressLine
 from .scenario import Scenario, load
+
+ALL = "all"
+"""Every policy, as a word of --policies."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--jobs", metavar="N", help="simulations at a time; default: as many as there are cores")
     for made in (run, check, why):
         made.add_argument("--policy", metavar="LABEL", help="a label of the scenario's policies, or a policy's name")
-    compare.add_argument("--policies", metavar="A,B", help="labels or names; default: all labels of the scenario")
+    compare.add_argument(
+        "--policies",
+        metavar="A,B",
+        help="labels or names; all: every label and every other policy; default: all labels of the scenario",
+    )
     compare.add_argument("--rates", metavar="R,R", help="mean arrival rates to run each policy at, requests/s")
     for option, letter, what in (
         ("--batch", "B", f"sequences of a step; default {explain.BATCH}"),
@@ -109,7 +116,7 @@ def _run(given: argparse.Namespace) -> int:
 def _compare(given: argparse.Namespace) -> int:
     scenario = load(given.scenario, _overrides(given))
     processes = _count(given.jobs, "--jobs")
-    words = _words(given.policies, "--policies") or list(scenario.policies)
+    words = _with_all(scenario, _words(given.policies, "--policies")) or list(scenario.policies)
     if not words:
         raise ScenarioError(
             f"{given.scenario}: policies: missing; label the policies to compare there, or name some:"
@@ -135,7 +142,8 @@ def _compare(given: argparse.Namespace) -> int:
         compare.comparison(places).to_csv(place / "comparison.csv", index=False, lineterminator="\n")
         compare.paired(places).to_csv(place / "paired.csv", index=False, lineterminator="\n")
         compare.write_report(places, place / "report.html")
-        shown, told = compare.table(places), compare.told(places)
+        shown = [compare.table(places), compare.winners(places)]
+        told = compare.told(places)
     by_label: dict[str, list[results.Outcome]] = {}
     for (label, _), outcome in zip(labelled, made, strict=True):
         by_label.setdefault(label, []).append(outcome)
@@ -146,7 +154,9 @@ def _compare(given: argparse.Namespace) -> int:
     )
     from rich.console import Console
 
-    Console(soft_wrap=not sys.stdout.isatty()).print(shown)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    for part in filter(None, shown):
+        console.print(part)
     for text in told:
         print(text)
     print(f"results: {folder}\nreport:  {folder / 'report.html'}")
@@ -218,6 +228,25 @@ def _words(text: str | None, option: str) -> list[str]:
     if len(set(words)) < len(words):
         raise ScenarioError(f"{option} {text}: a name stands there twice")
     return words
+
+
+def _with_all(scenario: Scenario, words: Sequence[str]) -> list[str]:
+    """`all` stands for every label of the scenario and, with their defaults, for every policy that no label has; those
+    of the latter that cannot run this scenario are left out, with a warning."""
+    if ALL not in words or ALL in scenario.policies:
+        return list(words)
+    every = list(scenario.policies)
+    labelled = {policy.name for policy in scenario.policies.values()} | set(every)
+    for name in registry.names("policy"):
+        if name in labelled:
+            continue
+        try:
+            scenario.with_policy(name)
+        except ScenarioError as error:
+            _warn([f"{name} is left out: {error}"])
+        else:
+            every.append(name)
+    return list(dict.fromkeys(each for word in words for each in (every if word == ALL else [word])))
 
 
 def _rate(word: str) -> float:

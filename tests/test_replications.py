@@ -17,7 +17,7 @@ from analysis import pairs
 from analysis.commands import commands
 from analysis.compare import PAIRED, comparison, paired, told
 from analysis.headline import headline, verdicts
-from analysis.load import find
+from analysis.load import Run, find
 from analysis.report import write_report
 from analysis.variants import Variant, variants
 from sim import from_mapping, results
@@ -201,7 +201,7 @@ def of(*each: tuple[str, float | None, dict[str, object]], slo: bool = True) -> 
     limits = {"ttft_ms": 500.0} if slo else {}
     made = []
     for label, rate, summary in each:
-        run = type("Run", (), {"summary": {"finished": 9, **summary}, "scenario": {"slo": limits}, "note": ""})()
+        run = Run(Path("x"), {"slo": limits}, {"finished": 9, **summary}, {})
         made.append(Variant(label, rate, [run]))
     return made
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -20,8 +21,11 @@ SHADES = {
     "retry": "#5ab4ac",
 }
 """Greys and slates, which no policy has; the parts that ought to be small stand out."""
+MOST_OF_MEDIAN = 5
+"""Bars are cut at so many times the middle one where the longest is over four times as long as that."""
 CAPTION = (
-    "Mean over finished requests; the parts add up to the mean end-to-end latency, written at the end of each bar. "
+    "Mean over finished requests; the parts add up to the mean end-to-end latency, written at the end of each bar; "
+    "» marks one that is cut. "
     "A long grey part is waiting for a place, a red one time lost to preemption."
 )
 
@@ -54,6 +58,13 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
     return figure
 
 
+def _end(totals: Sequence[float]) -> float:
+    """Where the axis ends: at the longest bar, or where that would leave most of several too short to see, earlier."""
+    middle = float(np.median(totals)) if len(totals) > 2 else 0.0
+    longest = max(totals, default=0.0)
+    return MOST_OF_MEDIAN * middle if middle and longest > 4 * MOST_OF_MEDIAN * middle else longest
+
+
 def _half(variant: Variant, total_s: float) -> str:
     half_ms = variant.half_width("mean_e2el_ms")
     return text_of_half(total_s, None if half_ms is None else half_ms / 1000)
@@ -69,7 +80,7 @@ def _bars(
     axes.grid(axis="y", visible=False)
     axes.set_ylim(len(mine) - 0.4, -0.6)
     totals = [sum(value or 0.0 for value in spent[variant].values()) for variant in mine]
-    longest = max(totals, default=0.0)
+    longest = _end(totals)
     for place, (variant, total) in enumerate(zip(mine, totals, strict=True)):
         if spent[variant]["queue"] is None:
             axes.text(0.012, place, "no data", transform=axes.get_yaxis_transform(), va="center", color=style.MUTED)
@@ -77,11 +88,14 @@ def _bars(
         left = 0.0
         for part in shown:
             width = spent[variant][part] or 0.0
-            axes.barh(place, width, left=left, height=0.62, color=SHADES[part], linewidth=0)
+            axes.barh(
+                place, max(0.0, min(width, longest - left)), left=left, height=0.62, color=SHADES[part], linewidth=0
+            )
             left += width
         half = _half(variant, total)
         said = f"{text_of(total)} ± {half} s" if half else f"{text_of(total)} s"
-        axes.annotate(said, (total, place), (4, 0), textcoords="offset points", va="center", size=8.5)
+        said = f"» {said}" if total > longest else said  # the bar is cut
+        axes.annotate(said, (min(total, longest), place), (4, 0), textcoords="offset points", va="center", size=8.5)
     if longest:
         axes.set_xlim(0, longest * room)
         style.scale(axes, "x", False)

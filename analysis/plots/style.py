@@ -2,6 +2,7 @@
 alone."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -136,7 +137,11 @@ def frame(
     names = [str(handle.get_label()) for handle in handles]
     across = max(1, int((width - 0.3) / (0.64 + 0.078 * max(map(len, names), default=1))))
     legend_rows = math.ceil(len(names) / across)
-    top, bottom = 0.42 + 0.215 * legend_rows + 0.06 * bool(names), 0.27 if note else 0.05
+    note = textwrap.fill(note, int(12.5 * width))
+    top, bottom = (
+        0.42 + 0.215 * legend_rows + 0.06 * bool(names),
+        0.05 + (0.08 + 0.14 * len(note.splitlines())) * bool(note),
+    )
     height = rows * panel_height + top + bottom
     figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)

@@ -15,6 +15,8 @@ from .style import Plot
 
 BINS = 240
 MOST_COLUMNS = 3
+MOST_OF_MEDIAN = 5
+"""Strips end at so many times the time at which the middle run does."""
 ROWS = (
     ("batch", "batch size", "sequences in the batch"),
     ("kv", "KV use", "KV cache in use"),
@@ -110,7 +112,8 @@ def _draw_strips(variants: Sequence[Variant], title: str) -> Figure:
     rate = style.rates_of(variants)[-1]
     mine = [variant for variant in variants if variant.rate_per_s == rate]
     look = style.looks(variants)
-    end_s = max((float(variant.first.summary.get("end_s") or 0.0) for variant in mine), default=0.0) or 1.0
+    ends_s = [float(variant.first.summary.get("end_s") or 0.0) for variant in mine]
+    end_s = min(max(ends_s, default=0.0), MOST_OF_MEDIAN * float(np.median(ends_s))) or 1.0  # else the rest is too thin
     unit, seconds = _time_unit(end_s)
     edges = np.linspace(0.0, end_s, BINS + 1)
     if len(style.rates_of(variants)) > 1:
