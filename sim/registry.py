@@ -195,7 +195,8 @@ def _elsewhere(kind: str, cls: type, key: str) -> str:
     if kind != "policy":
         return ""
     owners = [other for other in names(kind) if key in model_of(get(kind, other)).model_fields]
-    return f"it is a parameter of {' and '.join(owners)}" if owners else ""
+    listed = " and ".join(filter(None, (", ".join(owners[:-1]), owners[-1]))) if owners else ""
+    return f"it is a parameter of {listed}" if listed else ""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""The pictures of docs/report.md: `python tests/doc_images.py` simulates, draws the report, writes to docs/images.
+"""The pictures of docs/report.md and docs/policies.md: `python tests/doc_images.py` simulates, draws, and writes them.
 
 Pictures are those of the report itself, in 128 colours. The interactive view is a screenshot; without Chromium it stays
 as it is.
@@ -28,6 +28,12 @@ PICTURES = {
 }
 """Plots of the report -> files of docs/images."""
 COMMAND = "compare scenarios/chatbot.yaml --policies static,vllm --rates 4,8,12,16,20 --replications 3"
+POLICIES = {
+    "policies": {"where_time_went": "policies-time"},
+    "policies_tight_kv": {"timelines": "policies-tight-kv"},
+    "policies_shared_prefixes": {"cdf_tpot": "policies-prefixes"},
+}
+"""Scenario -> plots of its report -> files, for docs/policies.md."""
 COLOURS, WIDTH = 128, 1300
 
 
@@ -70,6 +76,12 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "sim", *command], cwd=ROOT, check=True)
         for plot, file in PICTURES.items():
             (IMAGES / f"{file}.png").write_bytes(small((folder / "out" / f"report-{plot}.png").read_bytes()))
+        for scenario, pictures in POLICIES.items():
+            out = str(folder / scenario)
+            compare = ["compare", f"scenarios/{scenario}.yaml", "--out", out]
+            subprocess.run([sys.executable, "-m", "sim", *compare], cwd=ROOT, check=True)
+            for plot, file in pictures.items():
+                (IMAGES / f"{file}.png").write_bytes(small(Path(out, f"report-{plot}.png").read_bytes()))
         if (shot := explored(folder / "out" / "report.html", folder)) is not None:
             (IMAGES / "explore.png").write_bytes(small(shot))
 

@@ -65,8 +65,8 @@ def test_shortest_prefill_first_needs_the_radix_cache() -> None:
     ("policy", "owner"),
     [
         ("{name: vllm, max_queued_requests: 3}", "it is a parameter of sglang"),
-        ("{name: sglang, max_num_seqs: 3}", "it is a parameter of vllm"),
-        ("{name: vllm, max_batch_size: 3}", "it is a parameter of tgi and trtllm"),
+        ("{name: sglang, max_num_seqs: 3}", "it is a parameter of sarathi, vllm and vllm_v0"),
+        ("{name: vllm, max_batch_size: 3}", "it is a parameter of orca, tgi, triton_dynamic and trtllm"),
         ("{name: sglang, page_size: 16}", "here it is engine.block_size"),
         ("{name: trtllm, max_seq_len: 2048}", "here it is engine.max_model_len"),
     ],

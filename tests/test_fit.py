@@ -428,16 +428,17 @@ def test_packaged_files_load_and_reach_what_they_promise(name: str) -> None:
         *("gemm_rows", "decode_sequences", "decode_context_tokens", "prompt_tokens")
     }
     vllm = found.engine == "vllm"
-    assert (found.host_s > 0, found.front_end_s > 0, found.noise.sigma > 0) == (vllm, vllm, vllm)
+    assert (found.host_s > 0, found.front_end_s > 0, found.noise.sigma > 0) == (vllm, True, vllm)
     assert {2, 4, 8} == set(found.operators.all_reduce.by_gpus) and found.operators.sampling is not None
     assert {"all_gather", "reduce_scatter", "all_to_all"} <= set(found.network)
 
 
 @pytest.mark.parametrize("gpu", ["h100_sxm", "h200_sxm", "b200_sxm", "l40s"])
-def test_static_scales_do_not_pay_for_quantising(gpu: str) -> None:
+def test_static_scales_pay_the_pass_alone(gpu: str) -> None:
     trtllm, vllm = (load_calibration(FOLDER / f"{gpu}-{engine}.yaml").operators for engine in ("trtllm", "vllm"))
     assert trtllm.gemm_fp8 is not None and vllm.gemm_fp8 is not None
-    assert trtllm.gemm_fp8.quantise_fraction is None and trtllm.gemm_fp8.floor_s == trtllm.gemm.floor_s
+    assert trtllm.gemm_fp8.floor_s == trtllm.gemm.floor_s
+    assert gpu == "l40s" or trtllm.gemm_fp8.quantise_fraction is not None
     assert vllm.gemm_fp8.floor_s > vllm.gemm.floor_s
 
 
@@ -451,10 +452,9 @@ def test_the_launch_that_quantises_is_taken_off(tmp_path: Path, capsys: pytest.C
         form = found.operators.gemm_fp8
         assert form is not None and near(form.floor_s, floor, 0.1) and near(form.compute_fraction, 0.6, 0.03)
         taken = engine == "trtllm"
-        assert (form.quantise_fraction is None) == taken
+        assert near(form.quantise_fraction, 0.4, 0.1)  # type: ignore[arg-type]
         assert found.errors["gemm_fp8"]["median_percent"] < 2  # of what was measured
-        assert ("without the launch that quantises" in capsys.readouterr().out) == taken
-        assert taken or near(form.quantise_fraction, 0.4, 0.1)  # type: ignore[arg-type]
+        assert ("without the launch that finds the scales" in capsys.readouterr().out) == taken
 
 
 def test_bands_of_rows_come_back(tmp_path: Path) -> None:

@@ -32,17 +32,6 @@ def test_chatbot() -> None:
     assert small["p99_ttft_ms"] == pytest.approx(vllm["p99_ttft_ms"], rel=0.05)
 
 
-def test_batching_policies() -> None:
-    every = ("vllm", "sarathi", "orca", "vllm-v0")
-    found = {policy: summary("batching_policies", policy) for policy in (*every, "triton", "naive")}
-    assert found["naive"]["request_throughput"] == pytest.approx(0.75, abs=0.05)
-    assert found["triton"]["median_ttft_ms"] > 3000 and found["triton"]["mean_tpot_ms"] is None
-    assert all(found[policy]["median_ttft_ms"] < 20 for policy in every)
-    assert [found[policy]["median_tpot_ms"] for policy in every] == pytest.approx([4.9] * 4, rel=0.05)
-    assert found["vllm-v0"]["p99_itl_ms"] == pytest.approx(15, abs=1)
-    assert all(8 < found[policy]["p99_itl_ms"] < 10 for policy in ("vllm", "sarathi", "orca"))
-
-
 def test_code_completion() -> None:
     attained = [summary("code_completion", "vllm", f"replicas={n}")["slo_attainment"] for n in (1, 2, 4)]
     assert attained == pytest.approx([0.4, 0.75, 0.95], abs=0.03)
@@ -144,3 +133,55 @@ def test_queue_orders() -> None:
     assert ttft["mlfq"] < 0.2 * min(time for label, time in ttft.items() if label != "mlfq")
     assert of["mlfq"]["preemptions"] == pytest.approx(1500, rel=0.05)
     assert of["mlfq"]["mean_e2el_ms"] > of["fcfs"]["mean_e2el_ms"]
+
+
+def test_policies() -> None:
+    alive = ("vllm", "sglang", "trtllm", "tgi", "sarathi", "vllm-v0", "orca")
+    of = {label: summary("policies", label) for label in (*alive, "static", "triton", "naive")}
+    assert set(of) == set(sim.load(SCENARIOS / "policies.yaml").policies)
+    served = {label: found["request_throughput"] for label, found in of.items()}
+    assert served["vllm"] == pytest.approx(20, abs=0.5) and max(served.values()) == served["vllm"]
+    assert all(served[label] > 0.95 * served["vllm"] for label in alive)
+    assert served["static"] == served["triton"] == pytest.approx(4.6, abs=0.3)
+    assert served["naive"] == pytest.approx(0.3, abs=0.02)
+    assert all(40_000 < of[label]["mean_queue_ms"] < 70_000 for label in ("static", "triton"))
+    ttft = {label: found["median_ttft_ms"] for label, found in of.items()}
+    assert ttft["vllm-v0"] == min(ttft.values()) == pytest.approx(34, abs=1)
+    assert of["vllm-v0"]["slo_attainment"] == pytest.approx(0.5, abs=0.1)
+    assert of["sarathi"]["p99_itl_ms"] == pytest.approx(18, abs=1) and of["vllm"]["p99_itl_ms"] > 32
+    assert of["sarathi"]["mean_e2el_ms"] / of["vllm"]["mean_e2el_ms"] == pytest.approx(1.22, abs=0.04)
+    paces = sorted((found["median_tpot_ms"], label) for label, found in of.items() if found["median_tpot_ms"])
+    assert [label for _, label in paces[:2]] == ["static", "vllm"]
+    assert of["vllm"]["max_kv_usage"] < 0.11
+
+
+def test_policies_tight_kv() -> None:
+    labels = list(sim.load(SCENARIOS / "policies_tight_kv.yaml").policies)
+    of = {label: summary("policies_tight_kv", label) for label in labels}
+    assert len(of) == 12 and "naive" not in of
+    served = {label: found["request_throughput"] for label, found in of.items()}
+    for label in ("vllm", "trtllm-max"):
+        assert 19 < served[label] < 20.5 and 20 < of[label]["preemptions"] < 120
+        assert of[label]["mean_batch_size"] == pytest.approx(40, abs=3)
+    for label in ("trtllm", "tgi", "orca"):
+        assert served[label] < 13.5 and 18 < of[label]["mean_batch_size"] < 24
+        assert of[label]["median_ttft_ms"] > 5500 and of[label]["preemptions"] == 0
+    assert of["tgi"]["rejected"] / of["tgi"]["requests"] == pytest.approx(0.25, abs=0.03)
+    assert of["trtllm"]["slo_attainment"] < of["sglang"]["slo_attainment"] < of["vllm"]["slo_attainment"]
+    assert of["vllm-watermark"]["preemptions"] == 0 and served["vllm-watermark"] <= 1.001 * served["vllm"]
+    assert served["v0-swap"] == pytest.approx(served["vllm-v0"], rel=0.02)
+    assert served["static"] == served["triton"] == pytest.approx(2.7, abs=0.1)
+
+
+def test_policies_shared_prefixes() -> None:
+    cached, plain = ("vllm", "sglang", "trtllm", "tgi"), ("sarathi", "vllm-v0", "orca")
+    of = {label: summary("policies_shared_prefixes", label) for label in (*cached, *plain)}
+    assert all(0.65 < of[label]["prefix_cache_hit_rate"] < 0.725 for label in cached)
+    assert all(13.3 < of[label]["request_throughput"] < 14.5 for label in cached)
+    assert of["vllm"]["slo_attainment"] > 0.99 and of["trtllm"]["slo_attainment"] > 0.99
+    assert 0.4 < of["tgi"]["slo_attainment"] < 0.65
+    assert of["tgi"]["prefix_cache_hit_rate"] < of["vllm"]["prefix_cache_hit_rate"] - 0.02
+    assert all(of[label]["request_throughput"] == pytest.approx(11, abs=0.7) for label in plain)
+    assert all(of[label]["request_goodput"] < 0.21 for label in plain)
+    assert all(of[label]["median_ttft_ms"] == pytest.approx(5250, rel=0.1) for label in ("sarathi", "orca"))
+    assert of["vllm-v0"]["median_ttft_ms"] < 200 and of["vllm-v0"]["median_tpot_ms"] == pytest.approx(66, abs=3)

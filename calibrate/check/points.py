@@ -103,8 +103,8 @@ def kernels(
         if launch:
             seconds = np.where(frame["dtype"] == "fp8", seconds + launch, seconds)
             notes.append(
-                f"{path}: fp8 was measured with a launch that quantises the input, which {calibration.name} leaves out,"
-                f" as static scales do: {launch * 1e6:.1f} us are added to its prices here, not the pass over the rows"
+                f"{path}: fp8 was measured with a launch that finds the scales of the input, which {calibration.name}"
+                f" leaves out, as static scales do: {launch * 1e6:.1f} us are added to its prices here"
             )
         found.append(_points(frame, name, seconds))
     if len(missing) == len(KINDS) and not _steps_file(root, gpu.name):
@@ -128,9 +128,8 @@ def _usable(frame: pd.DataFrame, kind: str, gpu: GPU, path: Path) -> tuple[pd.Da
 
 
 def _quantising_s(frame: pd.DataFrame, calibration: Calibration) -> float:
-    """TensorRT-LLM's launch that quantises: what the least fp8 product takes more than the least in bf16."""
-    form = calibration.operators.of("gemm", narrow=True)
-    if calibration.engine != "trtllm" or getattr(form, "quantise_fraction", None) is not None:
+    """TensorRT-LLM's launch that finds scales: what the least fp8 product takes more than the least in bf16."""
+    if calibration.engine != "trtllm":
         return 0.0
     narrow = frame["dtype"] == "fp8"
     least = [frame.loc[which, "latency_us"].min() * 1e-6 for which in (narrow, ~narrow)]

@@ -27,10 +27,12 @@ from .overlap import fit_overlap
 from .passes import fit_passes, sampling
 
 HOST_GPU = "h200_sxm"  # on which whole steps were measured
+SERVED = ("vllm", "trtllm")  # engines whose requests come through a server like the one that was measured
 FOR_HOST = ("gemm", "gemm_fp8", "attention_prefill", "attention_decode")
 STATIC = (
-    "gemm_fp8 is shipped without the launch that quantises its input (measured floor {had:.1f} us; shipped that of"
-    " bf16, no pass): checkpoints with static scales do not pay it. Its errors are those of measured kernels, with it"
+    "gemm_fp8 is shipped without the launch that finds the scales of its input (measured floor {had:.1f} us; shipped"
+    " that of bf16): checkpoints with static scales pay the pass over the rows alone. Its errors are those of measured"
+    " kernels, with the launch"
 )
 
 
@@ -89,7 +91,7 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: boo
     found.append(passes)
     network = fit_network(gpu.name, None if links is None else links[1], root)
     overlap = fit_overlap(root) if engine == "vllm" else None
-    host = host_of(root, found if gpu.name == HOST_GPU else [], jobs) if engine == "vllm" else None
+    host = host_of(root, found if (gpu.name, engine) == (HOST_GPU, "vllm") else [], jobs) if engine in SERVED else None
     if engine == "trtllm":
         found = _static(found, notes)
     if roofline:
@@ -106,7 +108,10 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: boo
     if overlap is not None:
         scores["mixed_overlap"] = overlap.errors
         notes.append("mixed_overlap is that of vLLM 0.19 on RTX cards")
-    if host is not None:
+    if host is not None and engine != "vllm":
+        host = Host({"front_end_s": host.values["front_end_s"]}, {}, {}, (), ())
+        notes.append("front end of vLLM on an H200 under Dynamo (Llama-3.1-8B FP8), for want of this engine's own")
+    elif host is not None:
         scores |= host.errors
         notes.append("host time, front end and noise are those of an H200 under Dynamo (Llama-3.1-8B FP8)")
     bounds = [line for each in found for line in each.bounds] + list(network.bounds)
@@ -179,12 +184,12 @@ def _collectives(root: Path, gpu: str) -> tuple[Path, pd.DataFrame] | None:
 
 
 def _static(found: list[Fitted], notes: list[str]) -> list[Fitted]:
-    """TensorRT-LLM's fp8 products without the launch that quantises."""
+    """TensorRT-LLM's fp8 products without the launch that finds scales."""
     by_key = {each.key: each for each in found}
     if "gemm" not in by_key or "gemm_fp8" not in by_key:
         return found
     fp8 = by_key["gemm_fp8"]
     notes.append(STATIC.format(had=fp8.values["floor_s"] * 1e6))
-    values = {**fp8.values, "floor_s": by_key["gemm"].values["floor_s"], "quantise_fraction": None}
+    values = {**fp8.values, "floor_s": by_key["gemm"].values["floor_s"]}
     shipped = replace(fp8, values=values, form=Gemm(**values))
     return [shipped if each.key == "gemm_fp8" else each for each in found]

@@ -65,7 +65,7 @@ def document(
         "mixed_overlap": result.mixed_overlap,
         **(host.values if host is not None else {}),
     }
-    if host is not None:
+    if host is not None and host.noise:
         data["noise"] = host.noise
     data["network"] = result.network.values
     data["ranges"] = result.ranges
