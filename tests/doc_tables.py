@@ -326,7 +326,7 @@ _TABLES: dict[str, Callable[[], str]] = {
     "attention-decode": lambda: _more(DecodeAttention),
     "all-reduce": lambda: _keys(
         [*_beyond(AllReduce), *registry.rows(Group), *registry.rows(Segment)],
-        {name: ("a mapping", "none", None) for name in Group.model_fields}
+        dict.fromkeys(Group.model_fields, ("a mapping", "none", None))
         | {"by_gpus": ("number: a mapping", "none", None)},
     ),
     "ranges": lambda: _keys(registry.rows(Ranges), dict.fromkeys(Ranges.model_fields, ("[least, most]", "none", None))),

@@ -247,7 +247,12 @@ def test_tensor_parallelism_divides_all_but_replicated_and_sent_bytes() -> None:
 def test_a_calibration_prices_as_it_says() -> None:
     reached = Gemm(compute_fraction=0.8, bandwidth_fraction=0.5, floor_s=3e-6)
     calibration = LECTURE.model_copy(
-        update={"name": "test", "operators": Operators(gemm=reached, logits=Gemm()), "host_s": 0.001, "front_end_s": 0.014}
+        update={
+            "name": "test",
+            "operators": Operators(gemm=reached, logits=Gemm()),
+            "host_s": 0.001,
+            "front_end_s": 0.014,
+        }
     )
     cost = RooflinePricer(LLAMA, H100, Engine(), calibration)
     ideal = RooflinePricer(LLAMA, H100, Engine(), LECTURE)
