@@ -157,7 +157,7 @@ def _attention(step: dict[str, Any]) -> float:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The same for a terminal, at most 100 columns."""
+    """The same for a terminal, at most 100 columns but for the cost's note."""
     gpus = f"{found['tensor_parallel_size']} x {found['gpu']}"
     lines = [f"{found['name']}: {found['model']} on {gpus}, per GPU and step"]
     lines.append(
@@ -197,6 +197,10 @@ def _ratio(ratio: float | None) -> str:
     return f"{'-' if ratio is None else f'{ratio:.2f}':>7}"
 
 
+def _figure(number: float) -> str:
+    return f"{number:,.2f}" if number < 1e5 else f"{number:,.0f}"  # columns stay apart
+
+
 def _table(step: dict[str, Any]) -> list[str]:
     head = (
         f"  {'operator':<17}{'GFLOP':>12}{'MB':>11}{'FLOP/byte':>11}  {'bound':<8}{'ideal ms':>11}{'time ms':>11}"
@@ -206,7 +210,8 @@ def _table(step: dict[str, Any]) -> list[str]:
     for row in step["operators"]:
         moved = row["bytes"] or row["comm_bytes"]
         lines.append(
-            f"  {row['name']:<17}{row['flops'] / 1e9:>12,.2f}{moved / 1e6:>11,.2f}{row['intensity']:>11,.2f}  "
+            f"  {row['name']:<17}{_figure(row['flops'] / 1e9):>12}{_figure(moved / 1e6):>11}"
+            f"{row['intensity']:>11,.2f}  "
             f"{row['bound']:<8}{1e3 * row['ideal_s']:>11.4f}{1e3 * row['time_s']:>11.4f}{_ratio(row['ratio'])}"
             f"{100 * row['share']:>7.1f}%"
         )
@@ -217,7 +222,7 @@ def _table(step: dict[str, Any]) -> list[str]:
         )
     intensity = step["flops"] / step["bytes"]
     lines.append(
-        f"  {'total':<17}{step['flops'] / 1e9:>12,.2f}{step['bytes'] / 1e6:>11,.2f}{intensity:>11,.2f}  "
+        f"  {'total':<17}{_figure(step['flops'] / 1e9):>12}{_figure(step['bytes'] / 1e6):>11}{intensity:>11,.2f}  "
         f"{'':<8}{1e3 * step['ideal_s']:>11.4f}{1e3 * step['total_s']:>11.4f}"
         f"{_ratio(step['total_s'] / step['ideal_s'])}{100:>7.1f}%"
     )

@@ -60,7 +60,7 @@ def explored(report: Path, folder: Path) -> bytes | None:
     others = "body section:not(#explore), body header, body > main > *:not(#explore)"
     hide = f"<style>{others} {{display: none !important}}</style>"
     page.write_text(text.replace("</head>", f"{hide}</head>", 1), "utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1190"]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,1240"]
     more = [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=3000", f"--screenshot={shot}"]
     subprocess.run([browser, *flags, *more, page.as_uri()], check=True, capture_output=True)
     return shot.read_bytes()

@@ -82,13 +82,18 @@ def test_run_writes_the_folder_and_prints_as_vllm_does(tmp_path: Path, capsys: p
     shown = capsys.readouterr().out
     assert "GPU KV cache size: 439,728 tokens" in shown
     assert "Maximum concurrency for 131,072 tokens per request: 3.35x" in shown
-    assert "optimistic" in shown
+    assert "cost: calibrated by h100_sxm-vllm (median error of its kernels: matrix products " in shown
     assert {path.name for path in folder.iterdir()} == FILES
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
     again = tmp_path / "again"
     assert call("run", folder / "scenario.yaml", "--out", again) == 0
     for name in FILES - {"run.json"}:
         assert (folder / name).read_bytes() == (again / name).read_bytes(), name
+
+
+def test_the_ideal_roofline_is_called_optimistic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", STANDARD, *SHORT, "--set", "cost.calibration=ideal", "--out", tmp_path / "out") == 0
+    assert "cost: roofline without overheads, optimistic" in capsys.readouterr().out
 
 
 def test_a_result_is_replaced_and_anything_else_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

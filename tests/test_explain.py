@@ -1,13 +1,19 @@
 """What `explain` says: the lecture's verdicts with its numbers, and that its parts add up."""
 
+import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from analysis.plots.roofline import roofline
 from sim import ScenarioError, from_mapping
 from sim.cli import main
+from sim.cost import packaged
 from sim.explain import explain, text
 
 WORKLOAD = {"num_requests": 1, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 1}
@@ -130,6 +136,46 @@ def test_a_mixture_reads_what_it_touches() -> None:
     one, many = (by_name(explained("mixtral-8x7b", batch=b)["decode"])["experts_gate_up"] for b in (1, 64))
     assert many["bytes"] / one["bytes"] == pytest.approx(4, rel=0.01)  # 2 of 8 experts, then all
     assert many["flops"] == 64 * one["flops"]
+
+
+@pytest.mark.parametrize("name", [name for name in packaged() if name.endswith("-vllm")])
+@pytest.mark.parametrize("tp", [1, 2])
+def test_a_packaged_calibration_is_nowhere_below_the_roofline(name: str, tp: int) -> None:
+    cost, gpu = {"name": "roofline", "calibration": name}, {"name": name.removesuffix("-vllm"), "memory_gib": 2000.0}
+    for model in ("llama-3.1-8b", "mixtral-8x7b"):
+        found = explained(model, cost, {"tensor_parallel_size": tp}, gpu, batch=16, prompt=2048)
+        for step in (found["prefill"], found["decode"]):
+            assert {row["name"]: row["ratio"] for row in step["operators"] if not row["ratio"] >= 1} == {}
+            assert sum(row["time_s"] for row in step["operators"]) == pytest.approx(step["total_s"], rel=1e-9)
+            assert 1.1 < step["total_s"] / step["ideal_s"] < 3
+        known = r"\(median error of its kernels: matrix products \d+ %, decode attention \d+ %\)"
+        assert re.fullmatch(f"calibrated by {name} {known}", found["note"])
+        lines = text(found).splitlines()
+        lines.remove(f"cost: {found['note']}")
+        assert max(map(len, lines)) <= 100
+
+
+def test_every_figure_of_a_large_step_stands_apart() -> None:
+    """A total of 1,900,058 GFLOP and 1,430,316 MB once ran into one another."""
+    lines = text(explained("llama-3.1-8b", "roofline", batch=64, prompt=2048)).splitlines()
+    heading = next(place for place, line in enumerate(lines) if line.startswith("  operator"))
+    rows = [line.split() for line in lines[heading + 1 :][: lines[heading:].index("") - 1]]
+    assert rows[-1][0] == "total" and len(rows[-1]) == 8
+    assert {len(row) for row in rows[:-1]} == {9}
+
+
+def test_the_chart_of_a_packaged_calibration(tmp_path: Path) -> None:
+    """Points hang under the roof, so it differs from the ideal one, and it is not blank."""
+    pictures = []
+    for cost in ("roofline", IDEAL):
+        png = roofline(explained("llama-3.1-8b", cost, batch=16, prompt=2048))
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3).astype(int)
+        assert len(pixels) > 400_000 and (pixels.min(axis=1) < 200).mean() > 0.01  # ink
+        blue = (abs(pixels - np.array([0, 114, 178])).sum(axis=1) < 60).sum()
+        orange = (abs(pixels - np.array([213, 94, 0])).sum(axis=1) < 60).sum()
+        assert min(blue, orange) > 200
+        pictures.append(png)
+    assert pictures[0] != pictures[1]
 
 
 def test_refusals() -> None:

@@ -50,7 +50,8 @@ def test_the_standard_scenario_resolves_to_its_long_form() -> None:
     pool = scenario.cluster.pools["main"]
     assert (pool.model.name, pool.gpu.name, pool.replicas, pool.role) == ("llama-3.1-8b", "h100_sxm", 1, "mixed")
     assert (pool.policy.params["max_num_seqs"], pool.policy.params["max_num_batched_tokens"]) == (1024, 8192)
-    assert scenario.cluster.router.name == "round_robin" and scenario.cost.params["noise"] == {"sigma": 0.05}
+    assert scenario.cluster.router.name == "round_robin"
+    assert scenario.cost.params["noise"] == {"sigma": 0.05, "prefill_sigma": None}
     assert load_text(scenario.to_yaml()) == scenario
     assert pickle.loads(pickle.dumps(scenario)) == scenario
 
@@ -296,7 +297,8 @@ def test_overrides_work_on_what_is_not_written() -> None:
         32,
         3,
     )
-    assert scenario.slo.ttft_ms == 500 and scenario.cost.params["noise"] == {"sigma": 0.1}
+    assert scenario.slo.ttft_ms == 500
+    assert scenario.cost.params["noise"] == {"sigma": 0.1, "prefill_sigma": None}
     assert (
         load_text(swap("policy: vllm\n", ""), overrides=["policy=static"]).cluster.pools["main"].policy.name == "static"
     )
