@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from sim import checklist, registry, shorthand  # noqa: E402
+from sim.cost import find_calibration, packaged  # noqa: E402
 from sim.cost.calibration import Calibration, Operators, Ranges  # noqa: E402
 from sim.cost.forms import (  # noqa: E402
     AllReduce,
@@ -303,7 +304,27 @@ def _more(form: type[Efficiency]) -> str:
     return _keys(_beyond(form))
 
 
+def _accuracy() -> str:
+    """Errors of the shipped calibrations on what was held out, by kind of operator."""
+    names = packaged()
+    kinds = [kind for kind in Operators.model_fields if kind not in ("elementwise", "logits", "sampling")]
+    rows = []
+    for name in names:
+        errors = find_calibration(name, None).errors
+        cells = []
+        for kind in kinds:
+            found = errors.get(kind)
+            cells.append(
+                f"{found['median_percent']:.1f} / {found['p90_percent']:.0f} ({found['signed_median_percent']:+.1f})"
+                if found
+                else "–"
+            )
+        rows.append((f"`{name}`", *cells))
+    return _markdown(("calibration", *(kind.replace("_", " ") for kind in kinds)), rows)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
+    "accuracy": _accuracy,
     "top": _top,
     "workload": lambda: _keys(registry.rows(Workload), WORKLOAD),
     "class-short": lambda: _class(True),

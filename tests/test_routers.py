@@ -22,6 +22,7 @@ CLUSTER: dict[str, Any] = {
     "model": "llama-3.1-8b",
     "gpu": "h100_sxm",
     "replicas": 4,
+    "cost": {"name": "roofline", "calibration": "ideal"},
     "workload": {
         "num_requests": 2000,
         "arrivals": {"name": "poisson", "rate_per_s": 70},
