@@ -24,6 +24,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+import sim
 from calibrate.__main__ import main
 from calibrate.data import COLUMNS, kernel_file, read_device, read_kernels
 from calibrate.measure import command, grid
@@ -474,6 +475,31 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "no gated MLP" in refused(capsys, "--device", "cpu", "--model", "mixtral-8x7b", *out)
     (tmp_path / "file").write_text("")
     assert "--out: " in refused(capsys, "--device", "cpu", "--out", str(tmp_path / "file"))
+
+
+def test_from_measuring_to_predicting_steps(measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Measure, fit, simulate, check: real steps of this machine, which no fit saw, from its kernels."""
+    out = tmp_path / "cpu.yaml"
+    words = ["--gpu", "cpu", "--engine", "torch", "--form", "roofline", "--data", str(measured), "--out", str(out)]
+    assert main(["fit", *words]) == 0
+    steps = []
+    for calibration in (str(out), "ideal"):
+        capsys.readouterr()
+        assert main(["check", calibration, "--data", str(measured), "--all", "--json"]) == 0
+        rows = json.loads(capsys.readouterr().out)["errors"]
+        steps += [row for row in rows if row["operator"].startswith("step") and row["range"] == "all"]
+    assert [row["points"] for row in steps] == [len(read_kernels(measured / "steps.csv", "steps"))] * 2
+    assert steps[0]["median_percent"] < 0.8 * steps[1]["median_percent"]  # peaks alone: a CPU reaches little of them
+    device = read_device(measured)
+    data = {
+        "model": device["model"],
+        "gpu": device["gpu"],
+        "engine": {"max_model_len": 256, "num_gpu_blocks_override": 500},
+        "cost": {"name": "roofline", "calibration": str(out), "noise": False},
+        "workload": {"num_requests": 4, "arrivals": "batch", "prompt_tokens": 32, "output_tokens": 8},
+    }
+    summary = sim.simulate(sim.from_mapping(data, "x")).summary
+    assert summary["note"].startswith("calibrated by cpu-torch-roofline") and summary["completed"] == 4
 
 
 @pytest.fixture

@@ -51,7 +51,8 @@ def run(options: argparse.Namespace) -> int:
     usual = "torch" if (root / "device.json").is_file() else "vllm"
     engine = options.engine or (usual if calibration.engine == "any" else calibration.engine)
     gpu = _gpu(options.gpu, calibration, root)
-    points, notes = checked(root, gpu, calibration, engine, options.all, options.wide)
+    own = (root / "device.json").is_file()  # one measured shape, which the forms were fitted for
+    points, notes = checked(root, gpu, calibration, engine, options.all, options.wide or own)
     if points.empty:
         raise ScenarioError(f"{root}: nothing to check {calibration.name} with on {gpu.name}; " + "; ".join(notes))
     if calibration.gpu not in (gpu.name, "any"):

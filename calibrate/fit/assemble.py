@@ -20,11 +20,11 @@ from sim.gpus import GPU
 from ..data import kernel_file, read_device, read_kernels
 from .context import check_context
 from .host import Host, fit_host
-from .kinds import KINDS, Fitted, bare, fit_kind, of_engine, read
+from .kinds import KINDS, Fitted, bare, fit_kind, fit_own, of_engine, read
 from .links import Network, fit_all_reduce, fit_network
 from .mixtures import fit_experts
 from .overlap import fit_overlap
-from .passes import fit_passes, sampling
+from .passes import fit_own_passes, fit_passes, sampling
 
 HOST_GPU = "h200_sxm"  # on which whole steps were measured
 SERVED = ("vllm", "trtllm")  # engines whose requests come through a server like the one that was measured
@@ -72,9 +72,14 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: boo
             notes.append(f"{file}: not measured, left at its ideal")
     if not frames:
         kernel_file(root, gpu.name, "gemm")  # complains
-    passes = fit_passes(gpu, root)
+    own = (root / "device.json").is_file()
+    passes = fit_own_passes(gpu, root) if own else fit_passes(gpu, root)
+    if own:
+        notes.append(
+            "one measured shape: all of its kernels are fitted; `calibrate check` holds its whole steps to them"
+        )
     tasks: list[Callable[[], Fitted | None]] = [
-        joblib.delayed(fit_kind)(kind, gpu, frames[kind.file][1], frames[kind.file][0])
+        joblib.delayed(fit_own if own else fit_kind)(kind, gpu, frames[kind.file][1], frames[kind.file][0])
         for kind in kinds
         if kind.file in frames
     ]

@@ -89,6 +89,11 @@ class Kind:
     dtype: str = "bf16"
     weights: Callable[[pd.DataFrame], pd.Series | float] = lambda frame: 1.0
 
+    def numbers_of(self, frame: pd.DataFrame) -> pd.Series:
+        """The rows in this kind's number format, whatever their shape."""
+        narrow = self.key.endswith("_fp8")
+        return (frame["dtype" if self.file == "gemm" else "kv_dtype"] == "fp8") == narrow
+
 
 def _gemm(key: str, dtype: str, numbers: tuple[Number, ...]) -> Kind:
     def rows(frame: pd.DataFrame) -> pd.Series:
@@ -197,12 +202,15 @@ def select(kind: Kind, frame: pd.DataFrame, gpu: str) -> pd.DataFrame:
     return frame
 
 
-def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | None:
-    """The form of one kind, fitted to what is not held out, with its errors on what is; None: no rows of it."""
-    frame = select(kind, frame, gpu.name)
+def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path, own: bool = False) -> Fitted | None:
+    """The form of one kind, fitted to what is not held out, with its errors on what is; None: no rows of it.
+
+    own: one measured shape, of which every row counts and all are fitted; its whole steps are what no fit sees.
+    """
+    frame = frame[kind.numbers_of(frame)] if own else select(kind, frame, gpu.name)
     if frame.empty:
         return None
-    held = held_out(frame, kind.file)
+    held = np.zeros(len(frame), dtype=bool) if own else held_out(frame, kind.file)
     what = f"{path}: {kind.key}"
     kept = thinned(frame[~held], kind.file)
     train = points(kept, kind.make)
@@ -234,6 +242,14 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         elif value:
             found.setdefault(outer, {})[int(key)] = value
     return found
+
+
+def fit_own(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | None:
+    """The form of one kind for a folder of one's own: in whole blocks of rows or not, whichever is nearer."""
+    variants = [kind, replace(kind, constant={})] if kind.constant else [kind]
+    found = [fit_kind(each, gpu, frame, path, True) for each in variants]
+    there = [each for each in found if each is not None]
+    return min(there, key=lambda each: each.errors["median_percent"]) if there else None
 
 
 def thinned(frame: pd.DataFrame, file: str) -> pd.DataFrame:

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from sim.cost.forms import Efficiency
+from sim.errors import ScenarioError
 from sim.gpus import GPU, parse
 
-from ..data import read_columns, times, whole_numbers
+from ..data import kernel_file, read_columns, read_kernels, times, whole_numbers
+from ..features import elementwise_operator
 from ..split import held_out
-from .kinds import LAUNCH_S, Fitted
+from .kinds import BANDWIDTH, FLOOR, LAUNCH_S, Fitted
+from .points import machine
 from .solve import Number, errors, solve
 
 SAMPLING_LAUNCHES = 8
@@ -55,6 +58,28 @@ def fit_passes(gpu: GPU, root: Path) -> Fitted:
         notes.append("elementwise: H100's share of the bandwidth")
     form, told = Efficiency(**values), found.told("elementwise")
     return Fitted("elementwise", values, form, scores, told, tuple(notes), "vidur", "2024")
+
+
+def fit_own_passes(gpu: GPU, root: Path) -> Fitted:
+    """Of a folder that `calibrate measure` wrote: bandwidth and floor, from all of its passes."""
+    try:
+        path = kernel_file(root, gpu.name, "elementwise")
+    except ScenarioError:
+        return fit_passes(gpu, root)
+    frame = read_kernels(path, "elementwise")
+    operator, seen = elementwise_operator(frame), machine(gpu)
+    measured = frame["latency_us"].to_numpy() * 1e-6
+
+    def predict(values: Any) -> Any:
+        return Efficiency(**values).seconds(operator, seen)
+
+    found = solve((BANDWIDTH, FLOOR), predict, measured, f"{path}: elementwise")
+    values = {name: found.values[name] for name in ("bandwidth_fraction", "floor_s")}
+    form = Efficiency(**values)  # type: ignore[arg-type]
+    scores = {**errors(np.asarray(form.seconds(operator, seen)), measured), "held_out": False}
+    told = found.told("elementwise")
+    backend, version = str(frame["backend"].iloc[0]), str(frame["version"].iloc[0])
+    return Fitted("elementwise", values, form, scores, told, (), backend, version)
 
 
 def sampling(passes: Efficiency) -> dict[str, float]:
