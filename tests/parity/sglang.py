@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from sim.request import Request
@@ -70,9 +71,13 @@ def replay(case: Case, fast_forward: bool = True) -> list[Line]:
             line["free"] = (pages - row["kv_blocks_used"]) * size - entry["evictable"]
         lines.append(line)
     end = done.end()
+    longest = min(case["context_length"], case["max_total_tokens"]) - 1
+    retractions = Counter(name for line in lines for name in line["retracted"])
     for row in done.rows:
         name, reason = row["request_id"], row["reason"] or ""
-        line = request_line(row)
+        line = request_line(row) | {"retractions": retractions[name]}
+        if not line.get("rejected") and row["prompt_tokens"] >= longest - 5:
+            line["too_long"] = True
         if reason.startswith("aborted"):
             line.pop("rejected", None)
             line["aborted"] = True
