@@ -302,6 +302,17 @@ def test_too_few_points_are_refused(
     assert not (tmp_path / "out.yaml").exists()
 
 
+def test_shapes_that_no_form_is_for_are_too_few(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Narrow products alone, or a handful of fp8 rows beside good ones: refused, never dropped in silence."""
+    narrow = grid(m=list(range(1, 41)), n=[512], k=[512, 1024]).assign(dtype="bfloat16", latency_us=5.0)
+    few = gemms(GEMM, dtype="fp8").head(1)
+    for name, frame in (("narrow", narrow), ("few", pd.concat((gemms(GEMM), few)))):
+        assert command(write(tmp_path / name, gemm=frame), tmp_path / "x.yaml") == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "points to fit" in said and "are needed" in said
+        assert not (tmp_path / "x.yaml").exists()
+
+
 def test_bad_input_names_file_line_and_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write(tmp_path / "data", gemm=gemms(GEMM))
     lines = (folder / "gemm.csv").read_text().splitlines()

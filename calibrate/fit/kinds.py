@@ -21,7 +21,7 @@ from sim.gpus import GPU
 from ..data import kernel_file, read_kernels
 from ..split import held_out, mixed
 from .points import Make, Points, decode_operator, gemm_operator, machine, points, prefill_operator
-from .solve import Number, Solution, errors, solve
+from .solve import PER_NUMBER, Number, Solution, errors, solve
 
 MOST = 4000  # points of one fit: beyond, a fixed choice of them
 LEAST_WIDTH = 1024  # of a product
@@ -174,7 +174,7 @@ def read(root: Path, gpu: str, engine: str, file: str) -> tuple[Path, pd.DataFra
     backend, *notes = INSTEAD.get((gpu, engine, file), (engine,))
     there = sorted(frame["backend"].unique())
     if backend not in there:
-        raise ScenarioError(f"{path}: backend: no rows of {suggest(backend, there)}")
+        raise ScenarioError(f"{path}: backend: no rows of {backend}; {suggest(backend, there)}")
     frame = frame[frame["backend"] == backend]
     if file == "attention_decode" and (gpu, engine) == ("a100_sxm", "trtllm"):
         shared = frame["heads"] / frame["kv_heads"]
@@ -207,12 +207,18 @@ def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path, own: bool = 
 
     own: one measured shape, of which every row counts and all are fitted; its whole steps are what no fit sees.
     """
-    frame = frame[kind.numbers_of(frame)] if own else select(kind, frame, gpu.name)
-    if frame.empty:
+    measured = frame[kind.numbers_of(frame)]
+    frame = measured if own else select(kind, frame, gpu.name)
+    if measured.empty:
         return None
     held = np.zeros(len(frame), dtype=bool) if own else held_out(frame, kind.file)
     what = f"{path}: {kind.key}"
     kept = thinned(frame[~held], kind.file)
+    if kept.empty:
+        raise ScenarioError(
+            f"{what}: no points to fit {len(kind.numbers)} numbers, of {len(measured)} rows of that type; at least"
+            f" {PER_NUMBER * len(kind.numbers)} of shapes that serving meets are needed (docs/fit.md)"
+        )
     train = points(kept, kind.make)
     seen = machine(gpu, kind.dtype)
 

@@ -76,6 +76,9 @@ def _seed(text: str) -> int:
 def run(options: argparse.Namespace) -> int:
     """Exit code: 0, or 2 if the file or an option is not as it must be."""
     try:
+        for name, value, least in (("worst", options.worst, 0), ("jobs", options.jobs, 1)):
+            if value is not None and value < least:
+                raise ScenarioError(f"--{name}: must be {least} or more, got {value}")
         rows = read(options.file)
         try:
             chosen = select(rows, options.filter)

@@ -50,6 +50,9 @@ class Calibrations:
         self._any: str | None = None  # a calibration of no GPU in particular
         self._default = DEFAULT in self.words
         self._folders = [Path(word) for word in self.words if Path(word).is_dir()]
+        for folder in self._folders:
+            if not any(folder.glob("*.yaml")):
+                raise ScenarioError(f"{folder}: no calibration in it; expected files such as h100_sxm-vllm.yaml")
         for word in self.words:
             if word == DEFAULT or Path(word).is_dir():
                 continue
