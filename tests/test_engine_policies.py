@@ -52,17 +52,6 @@ def test_what_an_engine_refuses_at_its_start(policy: str, rule: str) -> None:
     assert rule in message
 
 
-@pytest.mark.parametrize(
-    ("policy", "rule"),
-    [
-        ("{name: sglang, enable_priority_scheduling: true, schedule_policy: lpm}", "needs schedule_policy fcfs or lof"),
-        ("{name: sglang, retraction_policy: priority}", "needs enable_priority_scheduling: true"),
-    ],
-)
-def test_what_sglang_refuses_of_priorities(policy: str, rule: str) -> None:
-    assert rule in refused(policy)
-
-
 def test_shortest_prefill_first_needs_the_radix_cache() -> None:
     with pytest.raises(ScenarioError, match="needs the radix cache: "):
         sim.load_text(

@@ -127,10 +127,6 @@ class SGLang:
             return f"chunked_prefill_size ({size}) must be a multiple of the page size, engine.block_size ({page})"
         if self.schedule_policy == "shortest-prefill-first" and not engine.enable_prefix_caching:
             return "schedule_policy shortest-prefill-first needs the radix cache: engine.enable_prefix_caching: true"
-        if self.enable_priority_scheduling and self.schedule_policy not in ("fcfs", "lof"):
-            return f"enable_priority_scheduling needs schedule_policy fcfs or lof, not {self.schedule_policy}"
-        if self.retraction_policy == "priority" and not self.enable_priority_scheduling:
-            return "retraction_policy priority needs enable_priority_scheduling: true"
         return None
 
     def places(self, batch: Batch) -> int:
