@@ -18,7 +18,6 @@ from calibrate.__main__ import main
 from calibrate.check import points, serving
 from calibrate.check.command import checked
 from calibrate.data import COLUMNS, DTYPES, OPS, read_kernels
-from calibrate.fit import points as fitted
 from calibrate.split import held_out
 from sim import gpus, models
 from sim.cost import BatchShape, Calibration, Prices, Shard, load_calibration, operators
@@ -270,29 +269,6 @@ def test_features_are_the_simulators_own_operators(tp: int) -> None:
         for name in ("flops", "bytes", "comm_bytes", "dtype", "narrow", "kind"):
             assert getattr(found, name) == getattr(expected, name), (expected.name, name)
         assert tuple(np.ravel(value)[0] for value in found.dims) == expected.dims
-
-
-@pytest.mark.parametrize(
-    ("kind", "make"),
-    [
-        ("gemm", fitted.gemm_operator),
-        ("attention_prefill", fitted.prefill_operator),
-        ("attention_decode", fitted.decode_operator),
-        ("collectives", fitted.all_reduce_operator),
-        ("moe", fitted.expert_operators),
-    ],
-)
-def test_the_fit_and_the_check_see_the_same_operators(folder: Path, kind: str, make: Any) -> None:
-    path = folder / "kernels" / "h200_sxm" / f"{kind}.csv"
-    frame = features.chosen(read_kernels(path, kind), kind, "vllm")
-    prices = Prices(GPU, KNOWN)
-    groups = features.parts(frame, kind)
-    assert sum(len(part.rows) for part in groups) == len(frame) > 0
-    for rows, ours in groups:
-        theirs = make(frame.iloc[rows])
-        for mine, other in zip(ours, theirs if kind == "moe" else [theirs], strict=True):
-            assert (mine.narrow, mine.dtype) == (other.narrow, other.dtype)
-            np.testing.assert_allclose(prices.seconds(mine), prices.seconds(other), rtol=1e-12)
 
 
 def test_rows_of_other_engines_kernels_and_traps_are_left_out(folder: Path) -> None:

@@ -14,17 +14,17 @@ import yaml
 
 from calibrate.__main__ import main
 from calibrate.data import COLUMNS, read_kernels
-from calibrate.fit import solve
-from calibrate.fit.host import fit_host, kernels
-from calibrate.fit.kinds import KINDS, fit_kind, quickest, read, select
-from calibrate.fit.points import (
+from calibrate.features import (
     all_reduce_operator,
     decode_operator,
     expert_operators,
     gemm_operator,
-    machine,
     prefill_operator,
 )
+from calibrate.fit import solve
+from calibrate.fit.host import fit_host, kernels
+from calibrate.fit.kinds import KINDS, fit_kind, quickest, read, select
+from calibrate.fit.points import machine
 from calibrate.split import held_out
 from sim import gpus
 from sim.cost import BatchShape, Calibration, Efficiency, Shard, load_calibration, operators, packaged

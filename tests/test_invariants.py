@@ -93,13 +93,8 @@ def test_the_general_laws_hold_under_every_policy(policy: str, seed: int) -> Non
             law(records)
 
 
-@pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
-@plenty(25)
-@given(seed=seeds)
-def test_other_caches_end_with_nothing_in_use(policy: str, seed: int) -> None:
-    """Free, cached and used blocks are all there are, and nobody holds any when nobody is there."""
-    data, asked = random_cases.case(random.Random(seed), policy)
-    note(f"random.Random({seed}): {data}")
+def engines_of(data: dict[str, Any], asked: list[Any]) -> list[Engine]:
+    """The engines of a run that goes on until all have ended."""
     data["workload"].pop("duration_s", None)
     made: list[Engine] = []
 
@@ -111,6 +106,17 @@ def test_other_caches_end_with_nothing_in_use(policy: str, seed: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sim.run, "Engine", Watched)
         random_cases.run(data, asked)
+    return made
+
+
+@pytest.mark.parametrize("policy", [name for name in registry.names("policy") if name not in ("static", "vllm")])
+@plenty(25)
+@given(seed=seeds)
+def test_other_caches_end_with_nothing_in_use(policy: str, seed: int) -> None:
+    """Free, cached and used blocks are all there are, and nobody holds any when nobody is there."""
+    data, asked = random_cases.case(random.Random(seed), policy)
+    note(f"random.Random({seed}): {data}")
+    made = engines_of(data, asked)
     for engine in made:
         kv = engine.lane.kv
         if not engine.unfinished():
@@ -183,17 +189,7 @@ def test_engines_end_empty_under_each_policy(policy: str, seed: int) -> None:
 
 
 def engines_end_empty(data: dict[str, Any], asked: list[Any]) -> None:
-    data["workload"].pop("duration_s", None)
-    made: list[Engine] = []
-
-    class Watched(Engine):
-        def __init__(self, *arguments: Any, **others: Any) -> None:
-            super().__init__(*arguments, **others)
-            made.append(self)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sim.run, "Engine", Watched)
-        random_cases.run(data, asked)
+    made = engines_of(data, asked)
     if any(engine.stalled for engine in made):
         return
     assert len(made) == data["replicas"]

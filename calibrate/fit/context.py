@@ -15,7 +15,8 @@ from sim.cost.forms import Efficiency
 from sim.gpus import GPU
 
 from ..data import read_columns, times, whole_numbers
-from .points import machine, prefill_operator
+from ..features import prefill_operator
+from .points import machine
 from .solve import errors
 
 FLOOR_S = 3.2e-6  # of the table [measurements/README.md, 7]

@@ -19,8 +19,9 @@ from sim.errors import ScenarioError, suggest
 from sim.gpus import GPU
 
 from ..data import kernel_file, read_kernels
+from ..features import decode_operator, gemm_operator, prefill_operator
 from ..split import held_out, mixed
-from .points import Make, Points, decode_operator, gemm_operator, machine, points, prefill_operator
+from .points import Make, Points, machine, points
 from .solve import PER_NUMBER, Number, Solution, errors, solve
 
 MOST = 4000  # points of one fit: beyond, a fixed choice of them

@@ -18,9 +18,10 @@ from sim.cost.forms import AllReduce, Group, Machine
 from sim.gpus import GPU
 
 from ..data import read_columns, times, whole_numbers
+from ..features import all_reduce_operator
 from ..split import held_out
 from .kinds import Fitted
-from .points import Floats, Points, all_reduce_operator, machine, points
+from .points import Floats, Points, machine, points
 from .solve import Number, errors, solve
 
 SEGMENTS = (

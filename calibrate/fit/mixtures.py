@@ -15,9 +15,10 @@ import pandas as pd
 from sim.cost.forms import Efficiency, Experts
 from sim.gpus import GPU
 
+from ..features import expert_operators
 from ..split import held_out
 from .kinds import BANDWIDTH, COMPUTE, LAUNCH_S, OVERLAP, Fitted, plain_numbers, quickest, thinned
-from .points import expert_operators, machine
+from .points import machine
 from .solve import Number, Seconds, errors, solve
 
 FLOOR = Number("floor_s", 5e-7, 1e-3, (5e-6, 1.5e-5), LAUNCH_S, 1e-3)

@@ -163,7 +163,7 @@ CAMPAIGNS = (
         "fixed",
         (
             "all requests at once, fixed lengths; 0.9 of the memory that weights and activations leave is KV",
-            "8192 tokens a step; outputs are reserved whole, so a stand-in runs as many sequences as fit whole",
+            "8192 tokens a step, so prompts longer than that are refused; outputs are reserved whole",
         ),
         tokens=8192,
         kv_dtype="fp8",
