@@ -24,6 +24,7 @@ class Session:
         self.timer: Timer
         if device == "cuda":
             self.timer = CudaTimer(QUICK_EFFORT if quick else CUDA_EFFORT)
+            gc.freeze()  # else collecting after each point would look through all that was imported
         else:
             self.timer = CpuTimer(QUICK_EFFORT if quick else CPU_EFFORT, threads)
         self.turns = 1 if device == "cuda" else 2 if quick else 3
