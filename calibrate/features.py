@@ -35,6 +35,7 @@ MOST_EXPERTS = 128  # more were measured under expert parallelism's kernels
 HEAD = 128  # size of the heads of all models that matter
 KINDS = ("gemm", "attention_prefill", "attention_decode", "elementwise", "collectives", "moe", "steps")
 NARROW = ("fp8", "fp8_block")  # one byte a number
+PASSES = {"silu_mul": "activation"}  # measured -> as the simulator names it, where that differs
 SHAPES: dict[str, tuple[str, ...]] = {
     "gemm": ("dtype", "m", "n", "k"),
     "attention_prefill": ("attn_dtype", "kv_dtype", "batch", "heads", "kv_heads", "head_dim", "prompt_len", "past_len"),
@@ -78,6 +79,7 @@ def chosen(frame: pd.DataFrame, kind: str, engine: str, wide: bool = False) -> p
 
     Left out are traps of the tables (shared/measurements): fp8 keys under bf16 arithmetic where there is fp8
     arithmetic; TensorRT-LLM 1.0.0's decode attention with 4 to 8 query heads per key head, faster than the memory;
+    prompts' attention behind a past where PyTorch has another kernel for it than without;
     NCCL's and host-launched all-reduces; mixtures under expert parallelism, cut thinner than 256, of more than 128
     experts, or under other loads than the most even one (scales per tensor and per block are one dtype).
     And unless `wide`, what the forms are not for: products narrower than 1,024, heads of other sizes than 128, prompts
@@ -97,14 +99,23 @@ def chosen(frame: pd.DataFrame, kind: str, engine: str, wide: bool = False) -> p
         found = found.assign(dtype=found["dtype"].replace("fp8_block", "fp8"))
         mildest = min(found["distribution"].unique(), default=None)  # balanced, power_law_1.01, power_law_1.2
         found = found[found["distribution"] == mildest]
+    if kind == "elementwise" and backend_of(frame, engine) == "torch":
+        found = _with_norms(found)
     shape = list(SHAPES[kind])
     found = found.sort_values([*shape, "latency_us"], kind="stable").drop_duplicates(shape)
     return found.reset_index(drop=True)
 
 
+def of_one_kernel(frame: pd.DataFrame) -> "pd.Series[bool]":
+    """Prompts' attention by the kernel that runs without a past. Behind one PyTorch has others, engines have not."""
+    kernels = frame["kernel"].str.removesuffix("_eager")
+    return (frame["backend"] != "torch") | kernels.isin(kernels[frame["past_len"] == 0])
+
+
 Rule = Callable[[pd.DataFrame], "pd.Series[bool]"]
 _TRAPS: dict[str, tuple[Rule, ...]] = {  # what each keeps; a rule that keeps nothing is passed over
     "attention_prefill": (
+        of_one_kernel,
         lambda f: (f["attn_dtype"] == "fp8") | ~((f["kv_dtype"] == "fp8") & bool((f["attn_dtype"] == "fp8").any())),
     ),
     "attention_decode": (
@@ -139,10 +150,8 @@ def parts(frame: pd.DataFrame, kind: str) -> list[Part]:
         "attention_decode": ["kv_dtype"],
         "collectives": ["num_gpus"],
         "moe": ["dtype"],
-        "elementwise": [],
+        "elementwise": ["op"],
     }[kind]
-    if not by:
-        return [Part(np.arange(len(frame)), operators_of(frame, kind))] if len(frame) else []
     groups = frame.groupby(by, sort=True).indices.values()
     return [Part(np.asarray(rows), operators_of(frame.iloc[rows], kind)) for rows in groups]
 
@@ -199,9 +208,22 @@ def decode_operator(frame: pd.DataFrame) -> Operator:
 
 
 def elementwise_operator(frame: pd.DataFrame) -> Operator:
-    """Passes over memory."""
+    """One pass over memory."""
     (moved,) = _ints(frame, "bytes")
-    return Operator("elementwise", "elementwise", np.zeros(len(frame)), moved)
+    op = _one(frame, "op")
+    return Operator(PASSES.get(op, op), "elementwise", np.zeros(len(frame)), moved)
+
+
+def _with_norms(frame: pd.DataFrame) -> pd.DataFrame:
+    """A norm and an addition as one pass, `norms`, as the simulator counts them: `calibrate measure` fuses nothing."""
+    what = ["backend", "version", "dtype", "tokens", "width"]
+    norms, adds = (frame[frame["op"] == op] for op in ("rmsnorm", "add"))
+    both = norms.merge(adds[[*what, "latency_us"]], on=what, suffixes=("", "_add"))
+    if both.empty:
+        return frame
+    both = both.assign(op="norms", bytes=2 * both["bytes"], latency_us=both["latency_us"] + both["latency_us_add"])
+    rest = frame[~frame["op"].isin(("rmsnorm", "add"))]
+    return pd.concat([both[list(frame.columns)], rest], ignore_index=True)
 
 
 def all_reduce_operator(frame: pd.DataFrame) -> Operator:

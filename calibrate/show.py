@@ -103,9 +103,16 @@ def _row(name: str, calibration: Calibration, gpu: GPU | None) -> list[str]:
 def _refinements(form: Efficiency) -> list[str]:
     """What differs from the form's defaults, beside what all forms have."""
     found = []
+    for name, own in getattr(form, "by_pass", {}).items():
+        words = f"{name} {own.bandwidth_fraction:.2f} + {own.floor_s * 1e6:.1f} us"
+        found.append(words.replace(" ", GLUE))
     for name, field in type(form).model_fields.items():
         value = getattr(form, name)
-        if name not in Efficiency.model_fields and name != "by_gpus" and value != field.default and value is not None:
+        if (
+            name not in (*Efficiency.model_fields, "by_gpus", "by_pass")
+            and value != field.default
+            and value is not None
+        ):
             words = SHORT[name](value) if name in SHORT else f"{name} {value:g}"
             found.append(words.replace(" ", GLUE))
     return found

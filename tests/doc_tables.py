@@ -16,7 +16,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sim import checklist, registry, shorthand  # noqa: E402
+import pandas as pd  # noqa: E402
+
+from calibrate.check import points  # noqa: E402
+from sim import checklist, gpus, registry, shorthand  # noqa: E402
 from sim.cost import find_calibration, packaged  # noqa: E402
 from sim.cost.calibration import Calibration, Operators, Ranges  # noqa: E402
 from sim.cost.forms import (  # noqa: E402
@@ -26,6 +29,8 @@ from sim.cost.forms import (  # noqa: E402
     Experts,
     Gemm,
     Group,
+    Pass,
+    Passes,
     PrefillAttention,
     Segment,
 )
@@ -306,7 +311,7 @@ def _more(form: type[Efficiency]) -> str:
 
 def _accuracy() -> str:
     """Errors of the shipped calibrations on what was held out, by kind of operator."""
-    names = packaged()
+    names = [name for name in packaged() if not name.endswith("-torch")]  # all of their kernels are fitted
     kinds = [kind for kind in Operators.model_fields if kind not in ("elementwise", "logits", "sampling")]
     rows = []
     for name in names:
@@ -323,8 +328,53 @@ def _accuracy() -> str:
     return _markdown(("calibration", *(kind.replace("_", " ") for kind in kinds)), rows)
 
 
+OWN = ("llama-3.1-8b", "llama-3.1-70b-tp4")  # shapes that were measured on each card in calibrate/measurements
+OWN_CARDS = ("h100_sxm", "h200_sxm")
+
+
+def own_points(card: str, shape: str, calibration: str) -> pd.DataFrame:
+    """Points of a measured folder beside what a calibration says: operator, range, off (predicted / measured - 1)."""
+    folder = ROOT / "calibrate" / "measurements" / f"{card}-{shape}"
+    known, gpu = find_calibration(calibration, None), gpus.parse(card)
+    kernels, _ = points.kernels(folder, gpu, known, "torch", everything=True)
+    found = pd.concat([kernels, points.own_steps(folder, gpu, known, "torch")], ignore_index=True)
+    return found.assign(off=100 * (found["predicted_s"] / found["measured_s"] - 1))
+
+
+def _cell(off: pd.Series) -> str:
+    size = off.abs()
+    return f"{size.median():.1f} / {size.quantile(0.9):.1f} ({off.median():+.1f})"
+
+
+def _measured_steps() -> str:
+    rows = []
+    for card in OWN_CARDS:
+        found = {shape: own_points(card, shape, f"{card}-torch") for shape in OWN}
+        for phase in ("decode", "prefill", "mixed", "prefill, past"):
+            cells = [
+                _cell(frame.loc[(frame["operator"] == f"step {dtype}") & (frame["range"] == phase), "off"])
+                for frame in found.values()
+                for dtype in ("bf16", "fp8")
+            ]
+            rows.append((card, phase.replace(", past", " behind a past"), *cells))
+    heads = [f"{shape} {dtype}" for shape in ("8B", "70B on TP 4") for dtype in ("bf16", "fp8")]
+    return _markdown(("card", "steps", *heads), rows)
+
+
+def _measured_products() -> str:
+    rows = []
+    for card in OWN_CARDS:
+        found = pd.concat([own_points(card, shape, f"{card}-vllm") for shape in OWN])
+        found = found[found["operator"] == "matrix product bf16"]
+        ranges = [found[found["range"] == name]["off"] for name in points.KINDS["gemm"].labels]
+        rows.append((card, *(_cell(off) for off in (*ranges, found["off"]))))
+    return _markdown(("card", *points.KINDS["gemm"].labels, "all"), rows)
+
+
 _TABLES: dict[str, Callable[[], str]] = {
     "accuracy": _accuracy,
+    "measured-steps": _measured_steps,
+    "measured-products": _measured_products,
     "top": _top,
     "workload": lambda: _keys(registry.rows(Workload), WORKLOAD),
     "class-short": lambda: _class(True),
@@ -345,6 +395,9 @@ _TABLES: dict[str, Callable[[], str]] = {
     "experts": lambda: _more(Experts),
     "attention-prefill": lambda: _more(PrefillAttention),
     "attention-decode": lambda: _more(DecodeAttention),
+    "elementwise": lambda: _keys(
+        [*_beyond(Passes), *registry.rows(Pass)], {"by_pass": ("name: a mapping", "none", None)}
+    ),
     "all-reduce": lambda: _keys(
         [*_beyond(AllReduce), *registry.rows(Group), *registry.rows(Segment)],
         dict.fromkeys(Group.model_fields, ("a mapping", "none", None))

@@ -220,7 +220,7 @@ def test_whole_steps_are_the_sum_of_their_operators(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "steps.csv", index=False, columns=list(COLUMNS["steps"]))
     (tmp_path / "device.json").write_text(json.dumps({"gpu": GPU.model_dump()}))
     found, _ = checked(tmp_path, GPU, KNOWN, "vllm")
-    assert list(found["range"].unique()) == ["decode", "mixed", "prefill"]
+    assert list(found["range"].unique()) == ["decode", "mixed", "prefill, past", "prefill"]
     np.testing.assert_allclose(found["predicted_s"], found["measured_s"], rtol=1e-4)
 
 

@@ -1,7 +1,7 @@
 """The folded roofline against the plain sum over operators, the physical floor, the lecture's latency, throughput."""
 
 from array import array
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,9 @@ from sim.cost.forms import (
     Experts,
     Gemm,
     Group,
+    Pass,
+    Passes,
+    PassName,
     PrefillAttention,
     Segment,
 )
@@ -82,6 +85,10 @@ decodes = forms(
 )
 segments = st.builds(Segment, floor_s=st.just(5e-6), bandwidth_fraction=fraction)
 groups = st.builds(Group, one_shot=segments, ring=segments)
+passes = st.dictionaries(
+    st.sampled_from(get_args(PassName)),
+    st.builds(Pass, bandwidth_fraction=fraction, floor_s=st.sampled_from([0.0, 4e-6])),
+)
 reductions = forms(AllReduce, by_gpus=st.dictionaries(st.sampled_from([2, 8]), groups))
 kinds = st.builds(
     Operators,
@@ -93,7 +100,7 @@ kinds = st.builds(
     attention_prefill_fp8=st.none() | prefills,
     attention_decode=decodes,
     attention_decode_fp8=st.none() | decodes,
-    elementwise=forms(Efficiency),
+    elementwise=forms(Passes, by_pass=passes),
     all_reduce=reductions,
     logits=st.none() | gemms,
     sampling=st.none() | forms(Efficiency),

@@ -159,7 +159,7 @@ def own_steps(root: Path, gpu: GPU, calibration: Calibration, engine: str) -> pd
     return pd.DataFrame(
         {
             "operator": "step " + frame["dtype"].replace({"bfloat16": "bf16"}).astype(str),
-            "range": frame["phase"].astype(str),
+            "range": frame["phase"].mask((frame["phase"] == "prefill") & (frame["past_len"] > 0), "prefill, past"),
             "size": tokens.astype(float),
             "measured_s": frame["latency_us"] * 1e-6,
             "predicted_s": seconds,

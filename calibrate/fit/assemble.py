@@ -73,7 +73,7 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: boo
     if not frames:
         kernel_file(root, gpu.name, "gemm")  # complains
     own = (root / "device.json").is_file()
-    passes = fit_own_passes(gpu, root) if own else fit_passes(gpu, root)
+    passes = fit_own_passes(gpu, root, engine, roofline) if own else fit_passes(gpu, root)
     if own:
         notes.append(
             "one measured shape: all of its kernels are fitted; `calibrate check` holds its whole steps to them"

@@ -19,7 +19,7 @@ from sim.errors import ScenarioError, suggest
 from sim.gpus import GPU
 
 from ..data import kernel_file, read_kernels
-from ..features import decode_operator, gemm_operator, prefill_operator
+from ..features import decode_operator, gemm_operator, of_one_kernel, prefill_operator
 from ..split import held_out, mixed
 from .points import Make, Points, machine, points
 from .solve import PER_NUMBER, Number, Solution, errors, solve
@@ -209,7 +209,10 @@ def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path, own: bool = 
     own: one measured shape, of which every row counts and all are fitted; its whole steps are what no fit sees.
     """
     measured = frame[kind.numbers_of(frame)]
-    frame = measured if own else select(kind, frame, gpu.name)
+    if own:
+        frame = measured[of_one_kernel(measured)] if kind.file == "attention_prefill" else measured
+    else:
+        frame = select(kind, frame, gpu.name)
     if measured.empty:
         return None
     held = np.zeros(len(frame), dtype=bool) if own else held_out(frame, kind.file)

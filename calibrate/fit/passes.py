@@ -9,24 +9,27 @@ activation and rotation alike, measured one by one].
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sim.cost.forms import Efficiency
+from sim.cost import Operator
+from sim.cost.forms import Efficiency, Machine, Passes, PassName
 from sim.errors import ScenarioError
 from sim.gpus import GPU, parse
 
 from ..data import kernel_file, read_columns, read_kernels, times, whole_numbers
-from ..features import elementwise_operator
+from ..features import chosen, parts
 from ..split import held_out
 from .kinds import BANDWIDTH, FLOOR, LAUNCH_S, Fitted
 from .points import machine
-from .solve import Number, errors, solve
+from .solve import PER_NUMBER, Number, errors, solve
 
 SAMPLING_LAUNCHES = 8
 ELSEWHERE = 0.88  # of the memory bandwidth, where nothing was measured: A100's share, as fitted here
 BEYOND_CACHE = 90e6  # bytes moved: nearly twice the L2 of an H100
+PASS_NAMES = get_args(PassName)
 NAMES = {"h100_sxm": "h100", "h200_sxm": "h100", "a100_sxm": "a100"}
 SHARE = (Number("bandwidth_fraction", 0.05, 1.0, (0.8,), ELSEWHERE, ELSEWHERE),)
 
@@ -60,28 +63,55 @@ def fit_passes(gpu: GPU, root: Path) -> Fitted:
     return Fitted("elementwise", values, form, scores, told, tuple(notes), "vidur", "2024")
 
 
-def fit_own_passes(gpu: GPU, root: Path) -> Fitted:
-    """Of a folder that `calibrate measure` wrote: bandwidth and floor, from all of its passes."""
+def fit_own_passes(gpu: GPU, root: Path, engine: str, roofline: bool = False) -> Fitted:
+    """Of a folder that `calibrate measure` wrote: bandwidth and floor of all passes together, and of each by itself.
+
+    Nothing is fused there: a rotary embedding is many launches, an addition one. roofline: together alone.
+    """
     try:
         path = kernel_file(root, gpu.name, "elementwise")
     except ScenarioError:
         return fit_passes(gpu, root)
-    frame = read_kernels(path, "elementwise")
-    operator, seen = elementwise_operator(frame), machine(gpu)
+    frame = chosen(read_kernels(path, "elementwise"), "elementwise", engine)
+    seen, what = machine(gpu), f"{path}: elementwise"
     measured = frame["latency_us"].to_numpy() * 1e-6
-
-    def predict(values: Any) -> Any:
-        return Efficiency(**values).seconds(operator, seen)
-
-    found = solve((BANDWIDTH, FLOOR), predict, measured, f"{path}: elementwise")
-    values = {name: found.values[name] for name in ("bandwidth_fraction", "floor_s")}
-    form = Efficiency(**values)  # type: ignore[arg-type]
-    scores = {**errors(np.asarray(form.seconds(operator, seen)), measured), "held_out": False}
-    told = found.told("elementwise")
+    passes = parts(frame, "elementwise")
+    together = Operator("all", "elementwise", np.zeros(len(frame)), frame["bytes"].to_numpy())
+    values, bounds = _of_passes(together, measured, seen, what)
+    form: Passes = Passes(**values)
+    if not roofline:
+        own: dict[str, Any] = {}
+        for rows, (operator,) in passes:
+            if operator.name in PASS_NAMES and len(rows) >= 2 * PER_NUMBER:
+                found, told = _of_passes(operator, measured[rows], seen, what)
+                own[operator.name] = found
+                bounds += tuple(f"{operator.name}: {line}" for line in told)
+        if "rope" in own:  # measured with the writes to the cache, so the launches are counted there
+            own["kv_write"] = {**own["rope"], "floor_s": 0.0}
+        values["by_pass"] = own
+        form = Passes(**values)
+    predicted = np.zeros(len(frame))
+    for rows, (operator,) in passes:
+        predicted[rows] = form.seconds(operator, seen)
+    scores = {**errors(predicted, measured), "held_out": False}
+    told = tuple(f"elementwise: {line}" for line in bounds)
     backend, version = str(frame["backend"].iloc[0]), str(frame["version"].iloc[0])
     return Fitted("elementwise", values, form, scores, told, (), backend, version)
 
 
+def _of_passes(
+    operator: Operator, measured: NDArray[np.float64], seen: Machine, what: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Bandwidth and floor, and what was not determined."""
+
+    def predict(values: Any) -> Any:
+        return Efficiency(**values).seconds(operator, seen)
+
+    found = solve((BANDWIDTH, FLOOR), predict, measured, what)
+    return {name: found.values[name] for name in ("bandwidth_fraction", "floor_s")}, found.bounds
+
+
 def sampling(passes: Efficiency) -> dict[str, float]:
-    """Three passes over the logits in eight launches: with the bandwidth of element-wise passes, not fitted itself."""
-    return {"bandwidth_fraction": passes.bandwidth_fraction, "floor_s": SAMPLING_LAUNCHES * LAUNCH_S}
+    """Three passes over the logits in eight launches, at the bandwidth of norms; not fitted itself."""
+    of = passes.by_pass.get("norms", passes) if isinstance(passes, Passes) else passes
+    return {"bandwidth_fraction": of.bandwidth_fraction, "floor_s": SAMPLING_LAUNCHES * LAUNCH_S}

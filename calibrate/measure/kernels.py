@@ -99,7 +99,7 @@ def _prefill(values: dict[str, Any], data: Data, shape: Shape) -> Work:
                 worst = max(worst, relative(out[last, row, head][None], exact))
         return worst
 
-    kernel = ops.attention_kernel(shape, data, causal=True)
+    kernel = ops.prompt_kernel(q, keys, past)
     calls = [partial(ops.attend_prompt, q, k, v, past) for k, v in caches]
     return Work(kernel, calls, error)
 
@@ -120,7 +120,7 @@ def _decode(values: dict[str, Any], data: Data, shape: Shape) -> Work:
                 worst = max(worst, relative(out[row, head][None], exact))
         return worst
 
-    kernel = ops.attention_kernel(shape, data, causal=False)
+    kernel = ops.decode_kernel(q, keys)
     calls = [partial(ops.attend_decode, q, k, v) for k, v in caches]
     return Work(kernel, calls, error)
 

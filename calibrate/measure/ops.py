@@ -11,10 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import SDPAParams, can_use_efficient_attention, can_use_flash_attention
 from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import causal_lower_right
-
-from .grid import Shape
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 EPSILON = 1e-5
@@ -131,33 +130,51 @@ def keep(cache: Tensor, new: Tensor, start: int) -> None:
 
 def attend_prompt(q: Tensor, keys: Tensor, values: Tensor, past: int) -> Tensor:
     """Causal attention of [sequences x tokens, heads, head_dim] behind `past` tokens of the cache."""
-    sequences, kv_heads, _, width = keys.shape
-    rows, heads, _ = q.shape
-    query = q.view(sequences, rows // sequences, heads, width).transpose(1, 2)
+    query = _by_head(q, keys)
     mask: dict[str, Any] = {"is_causal": True}
     if past:  # else the diagonal would start at the first key
         mask = {"attn_mask": causal_lower_right(query.shape[2], keys.shape[2])}
-    out = F.scaled_dot_product_attention(query, keys, values, enable_gqa=heads != kv_heads, **mask)
-    return out.transpose(1, 2).reshape(rows, heads * width)
+    out = F.scaled_dot_product_attention(query, keys, values, enable_gqa=query.shape[1] != keys.shape[1], **mask)
+    return out.transpose(1, 2).reshape(len(q), -1)
 
 
 def attend_decode(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of one token a sequence over its whole cache.
-
-    The query heads of a key/value head stand as rows of one block, so that the cache is read once for them all.
-    """
-    sequences, kv_heads, _, width = keys.shape
-    query = q.view(sequences, kv_heads, -1, width)
-    return F.scaled_dot_product_attention(query, keys, values).reshape(sequences, -1)
+    """Attention of one token a sequence over its whole cache."""
+    return F.scaled_dot_product_attention(_by_group(q, keys), keys, values).reshape(len(q), -1)
 
 
-def attention_kernel(shape: Shape, data: Data, causal: bool) -> str:
-    """Which of PyTorch's kernels serves attention here; the choice depends on type and heads, not on lengths."""
-    heads = shape.heads if causal else shape.kv_heads
-    query = data.normal(1, heads, 128, shape.head_dim)
-    keys = data.normal(1, shape.kv_heads, 128, shape.head_dim)
+def prompt_kernel(q: Tensor, keys: Tensor, past: int) -> str:
+    """Which of PyTorch's kernels `attend_prompt` runs. Behind a past it looks for others than without."""
+    query = _by_head(q, keys)
+    grouped = query.shape[1] != keys.shape[1]
+    if not past:
+        return _chosen(query, keys, True, grouped)
+    asked = SDPAParams(query, keys, keys, None, 0.0, False, grouped)
+    if can_use_flash_attention(asked):
+        return f"sdpa_{SDPBackend.FLASH_ATTENTION.name.lower()}"
+    if can_use_efficient_attention(asked):
+        return f"sdpa_{SDPBackend.EFFICIENT_ATTENTION.name.lower()}"
+    return "sdpa_masked"
+
+
+def decode_kernel(q: Tensor, keys: Tensor) -> str:
+    """Which of PyTorch's kernels `attend_decode` runs."""
+    return _chosen(_by_group(q, keys), keys, False, False)
+
+
+def _by_head(q: Tensor, keys: Tensor) -> Tensor:
+    """[sequences x tokens, heads, head_dim] as [sequences, heads, tokens, head_dim]."""
+    sequences, (rows, heads, width) = len(keys), q.shape
+    return q.view(sequences, rows // sequences, heads, width).transpose(1, 2)
+
+
+def _by_group(q: Tensor, keys: Tensor) -> Tensor:
+    """The query heads of a key/value head as rows of one block, so that the cache is read once for them all."""
+    return q.view(len(q), keys.shape[1], -1, keys.shape[3])
+
+
+def _chosen(query: Tensor, keys: Tensor, causal: bool, grouped: bool) -> str:
     try:
-        grouped = heads != shape.kv_heads
         chosen = torch._fused_sdp_choice(query, keys, keys, None, 0.0, causal, enable_gqa=grouped)
         return f"sdpa_{SDPBackend(chosen).name.lower()}"
     except (AttributeError, TypeError, ValueError, RuntimeError):  # private, so it may go

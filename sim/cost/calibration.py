@@ -35,7 +35,7 @@ from .. import yamlfile
 from ..checking import Section, explain
 from ..errors import ScenarioError, show, suggest
 from . import table
-from .forms import AllReduce, DecodeAttention, Efficiency, Experts, Gemm, PrefillAttention
+from .forms import AllReduce, DecodeAttention, Efficiency, Experts, Gemm, Passes, PrefillAttention
 from .noise import Spread
 
 SCHEMA = 1
@@ -77,7 +77,7 @@ class Operators(Section):
     attention_prefill_fp8: Annotated[PrefillAttention | None, Field(description="keys and values in a byte")] = None
     attention_decode: DecodeAttention = DecodeAttention()
     attention_decode_fp8: Annotated[DecodeAttention | None, Field(description="keys and values in a byte")] = None
-    elementwise: Efficiency = Efficiency()
+    elementwise: Passes = Passes()
     all_reduce: AllReduce = AllReduce()
     logits: Annotated[Gemm | None, Field(description="null: as gemm")] = None
     sampling: Annotated[Efficiency | None, Field(description="null: not priced")] = None

@@ -12,7 +12,7 @@ not fill a wave takes as long as one that does; terms that overlap in time, but 
 from dataclasses import dataclass
 from functools import reduce
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Count = Any  # int, float or an array of them; the result is alike
+PassName = Literal["embedding", "norms", "rope", "kv_write", "activation"]  # as `operators` names them
 GroupSize = Annotated[int, Field(strict=False, ge=2, le=1024)]  # keys of YAML files are read as text
 Power = Annotated[
     float | None,
@@ -206,6 +207,28 @@ class DecodeAttention(Efficiency):
     def linear(self) -> bool:
         """Whether each part is linear in the context."""
         return not self.ramp_bytes
+
+
+class Pass(Section):
+    """What one element-wise pass reaches."""
+
+    bandwidth_fraction: Annotated[Fraction, Field(description="of the memory bandwidth")] = 1.0
+    floor_s: Annotated[float, Field(ge=0, le=1, description="of its launches together, s")] = 0.0
+
+
+class Passes(Efficiency):
+    """Element-wise work: alike for all passes, but for those that have numbers of their own."""
+
+    by_pass: Annotated[
+        dict[PassName, Pass],
+        Field(description="engines fuse some passes and make others of many launches: pass -> its own numbers"),
+    ] = {}
+
+    def terms(self, operator: "Operator", gpu: Machine) -> Terms:
+        found, own = super().terms(operator, gpu), self.by_pass.get(operator.name)  # type: ignore[call-overload]
+        if own is None:
+            return found
+        return found._replace(memory=operator.bytes / (own.bandwidth_fraction * gpu.byte_per_s), floor=own.floor_s)
 
 
 class Segment(Section):
