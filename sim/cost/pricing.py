@@ -91,8 +91,8 @@ class StepCost(Protocol):
         ...
 
     def anew(self, steps: int, tokens: int, start: float, ends: "array[float]") -> None:
-        """The same for steps that each compute one whole prompt, of `tokens` tokens, and one more from step to step.
-        Bit for bit what they give one by one."""
+        """The same for steps that compute one whole prompt each and nothing else: `tokens` tokens in the first, one
+        more from step to step. Bit for bit what they give one by one."""
         ...
 
     def give_back(self, steps: int) -> None:
