@@ -57,7 +57,7 @@ class Plan:
         self.repeat: float = inf  # steps; the engine knows the other limits
         self.padding = 0  # decoding rows that are computed for nobody
         self.padded_prompt = 0  # tokens to which every prompt of the step is padded
-        self.anew = False  # who decodes computes its whole sequence anew, as a prompt: nothing is kept
+        self.anew = False  # the one who decodes computes its whole sequence anew, as a prompt: nothing is kept
         self.transfer_bytes = 0  # that each GPU moves over PCIe before the step's work
         self.wake_at_s: float | None = None  # nothing to compute yet: when to ask again
         self.again = False  # nothing to compute, but this decision has changed what the next one finds

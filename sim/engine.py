@@ -237,7 +237,7 @@ class Engine:
                 return False
             steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1
             if plan.anew:
-                self._price_anew(steps, start_s)
+                self.cost.anew(steps, decodes.context + n, start_s, ends)
             else:
                 self.cost.stretch(steps, n + plan.padding, decodes.context + n, start_s, ends, n)
             if self.log.content is not None:
@@ -291,14 +291,6 @@ class Engine:
         return True
 
     # -- stretches
-
-    def _price_anew(self, steps: int, start_s: float) -> None:
-        """The ends of steps in each of which all who decode compute all that they know as one prompt."""
-        decodes, ends, price = self.lane.decodes, self.lane.ends, self.cost.step
-        known = [decodes.tick - seq.born + 1 for seq in decodes.members]
-        for more in range(steps):
-            start_s += price(0, 0, [(tokens + more, 0) for tokens in known], len(known))
-            ends.append(start_s)
 
     def _cut(self, time_s: float) -> bool:
         """Something comes at `time_s`: what is decided later is to be decided anew. Whether that is anything."""

@@ -1,5 +1,8 @@
 """How fast the simulator is: `python tests/benchmark.py [--only a] [--requests N] [--json]`. Not part of the test run.
 
+`--shares N` compares policies instead: N rounds, in each of which every policy runs right after vllm, in CPU time,
+which other work on the machine disturbs less.
+
 Each row runs in a process of its own, with everything recorded and written to a temporary folder:
 
 a  the standard work (scenarios/standard_work.yaml), with 1,000 / 10,000 / 100,000 / 1,000,000 requests
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -47,7 +51,7 @@ TITLES = {
     "e": "shared prefixes",
 }
 POLICIES = registry.names("policy")
-ROWS |= {name: (2_000,) if name == "naive" else (10_000,) for name in POLICIES}
+ROWS |= dict.fromkeys(POLICIES, (10_000,))
 TITLES |= dict.fromkeys(POLICIES, "standard work, max length")
 COLUMNS = (
     ("requests_per_s", "requests/s"),
@@ -109,12 +113,12 @@ def measure(row: str, requests: int) -> dict[str, Any]:
     scenario = sim.load(STANDARD, changes(row, requests))
     source = shared_prefixes(scenario) if row == "e" else None
     with tempfile.TemporaryDirectory() as temporary:
-        began = time.perf_counter()
+        began, began_cpu = time.perf_counter(), time.process_time()
         if source is None:
             made: Any = results.run(results.Job(scenario, Path(temporary)))
         else:
             made = sim.simulate(scenario, source=source, folder=Path(temporary))
-        wall_s = time.perf_counter() - began
+        wall_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     env = simpy.Environment()
 
@@ -131,6 +135,7 @@ def measure(row: str, requests: int) -> dict[str, Any]:
         "title": TITLES[row],
         "requests": requests,
         "requests_per_s": requests / wall_s,
+        "requests_per_cpu_s": requests / cpu_s,
         "wall_s": wall_s,
         "output_tokens_per_s": made.summary["total_output_tokens"] / wall_s,
         "steps_per_s": made.facts["steps"] / wall_s,
@@ -156,15 +161,40 @@ def start_up_s() -> float:
     return min(times)
 
 
+def apart(row: str, requests: int) -> dict[str, Any]:
+    """One row, in a process of its own."""
+    command = [sys.executable, __file__, "--here", "--only", row, "--requests", str(requests)]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return found
+
+
+def print_shares(names: list[str], requests: int | None, rounds: int) -> None:
+    """Requests per CPU second of policies as shares of vllm's just before: median, least and most of the rounds."""
+    shares: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name in names:
+            vllm, own = (apart(row, requests or ROWS[row][0])["requests_per_cpu_s"] for row in ("vllm", name))
+            shares[name].append(own / vllm)
+    for name, found in shares.items():
+        print(f"{name:14} {statistics.median(found):>6.0%}  ({min(found):.0%} to {max(found):.0%})")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=sorted(ROWS), help="one row")
     parser.add_argument("--requests", type=int, metavar="N", help="this many requests, instead of the row's own")
     parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--shares", type=int, metavar="N", help="policies as shares of vllm, in CPU time, N rounds")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # measure in this process
     given = parser.parse_args()
     if given.requests is not None and given.requests < 1:
         parser.error("--requests must be at least 1")
+    if given.shares is not None:
+        if given.shares < 1 or given.only not in (None, *POLICIES):
+            parser.error("--shares takes at least 1 round, and of --only a policy")
+        others = [name for name in POLICIES if name != "vllm"]
+        print_shares([given.only] if given.only else others, given.requests, given.shares)
+        return 0
     if given.here:
         print(json.dumps(measure(given.only, given.requests)))
         return 0
@@ -172,9 +202,7 @@ def main() -> int:
     rows = []
     for name in [given.only] if given.only else sorted(ROWS):
         for requests in [given.requests] if given.requests else ROWS[name]:
-            command = [sys.executable, __file__, "--here", "--only", name, "--requests", str(requests)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            rows.append({**json.loads(done.stdout), "start_up_s": first_s})
+            rows.append({**apart(name, requests), "start_up_s": first_s})
             if not given.json:
                 if len(rows) == 1:
                     print(f"{'':55}" + "".join(f"{title:>19}" for _, title in COLUMNS))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim import gpus, models, registry
 from sim.cost import Linear, Noise, Spread, StepCost
 from sim.cost.linear import LinearPricer
-from sim.cost.pricing import LOOP, Pieces, Pricer
+from sim.cost.pricing import BLOCK, LOOP, Pieces, Pricer
 from sim.errors import Complaint
 from sim.scenario import Engine
 
@@ -27,6 +27,9 @@ class Bent(Pricer):
 
     def mixed(self, n: int, context: int, prompts: Any, emitted: int) -> float:
         return 0.01 + 1e-5 * sum(new for new, _ in prompts)
+
+    def alone(self, tokens: Any) -> Any:
+        return 0.01 + 1e-5 * tokens**1.01
 
 
 def pair(kind: type[Pricer], sigma: float, seed: int) -> tuple[StepCost, StepCost]:
@@ -78,9 +81,31 @@ def test_long_stretches_too() -> None:
             assert end == now
 
 
+@settings(deadline=None)
+@given(
+    st.sampled_from([Bent, LinearPricer]),
+    st.sampled_from([0.0, 0.05]),
+    st.lists(st.tuples(st.integers(1, 3 * BLOCK), st.integers(1, 5000), st.floats(0, 1)), max_size=6),
+)
+def test_so_is_a_stretch_of_prompts(kind: type[Pricer], sigma: float, stretches: list[tuple[int, int, float]]) -> None:
+    fast, slow = pair(kind, sigma, 5)
+    ends, single = array("d", [0.125]), array("d", [0.125])
+    for steps, tokens, kept in stretches:
+        fast.anew(steps, tokens, ends[-1], ends)
+        cut = max(1, int(kept * steps))
+        fast.give_back(steps - cut)
+        del ends[len(ends) - (steps - cut) :]
+        for more in range(cut):
+            slow.anew(1, tokens + more, single[-1], single)
+    assert ends == single
+
+
 def test_the_formula() -> None:
     cost = Linear(0.005, 2e-5, 1e-7).pricer(*ANY)
     assert cost.step(3, 300, [], 3) == 0.005 + 2e-5 * 3 + 1e-7 * 300
+    ends = array("d")
+    cost.anew(1, 50, 0.0, ends)
+    assert ends[0] == cost.step(0, 0, [(50, 0)], 1)
     assert cost.step(3, 300, [(50, 0), (20, 80)], 4) == 0.005 + 2e-5 * 73 + 1e-7 * (300 + 50 + 100)
     assert (cost.front_end_s, cost.response_s, cost.label) == (0.0, 0.0, "")
 

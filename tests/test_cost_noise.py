@@ -71,3 +71,4 @@ def test_steps_with_prompts_have_a_spread_of_their_own() -> None:
         assert mixed.one(place % 3 == 0) == (prompted[place] if place % 3 == 0 else other)
     mixed.give_back(7)
     assert mixed.one(True) == prompted[2 * BLOCK - 2]
+    assert mixed.many(BLOCK, prompts=True).tolist() == prompted[2 * BLOCK - 1 : 3 * BLOCK - 1].tolist()

@@ -144,6 +144,18 @@ def test_folded_price_is_the_sum_over_operators(
 
 
 @settings(deadline=None)
+@given(shapes, engines, cards, calibrations, st.integers(1, 100_000))
+def test_prompts_cost_the_same_together(
+    model: Model, engine: Engine, gpu: GPU, calibration: Calibration, tokens: int
+) -> None:
+    cost = RooflinePricer(model, gpu, engine, calibration)
+    ends = array("d")
+    cost.anew(100, tokens, 0.0, ends)
+    one_by_one = [cost.mean(0, 0, [(tokens + more, 0)], 1) for more in range(100)]
+    assert np.diff(ends, prepend=0.0) == pytest.approx(one_by_one, rel=1e-9)
+
+
+@settings(deadline=None)
 @given(shapes, engines, cards, calibrations, batches())
 def test_no_step_is_below_its_physical_floor(
     model: Model, engine: Engine, gpu: GPU, calibration: Calibration, batch: BatchShape

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..errors import Complaint
@@ -70,3 +71,6 @@ class LinearPricer(Pricer):
             n += new
             context += past + new
         return self._base + self._token * n + self._context * context
+
+    def alone(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self._base + self._token * tokens + self._context * tokens

@@ -37,14 +37,13 @@ class Spread(Section):
 class Noise:
     """The factors of one engine's steps. A step has one draw; which sigma it is read with depends on the step."""
 
-    __slots__ = ("_factors", "_listed", "_prefill_sigma", "_prompted", "_rng", "_sigma", "_size", "_used")
+    __slots__ = ("_factors", "_prefill_sigma", "_prompted", "_rng", "_sigma", "_size", "_used")
 
     def __init__(self, sigma: float, rng: np.random.Generator, prefill_sigma: float | None = None) -> None:
         self._sigma, self._rng = sigma, rng
         self._prefill_sigma = sigma if prefill_sigma is None else prefill_sigma
         self._factors: NDArray[np.float64] = np.empty(0)
-        self._listed: list[float] = []  # the same numbers, for those who want few
-        self._prompted: list[float] = []  # what the same draws give in steps that compute prompts
+        self._prompted = self._factors  # what the same draws give in steps that compute prompts
         self._used = self._size = 0
 
     def one(self, prompts: bool = False) -> float:
@@ -54,17 +53,18 @@ class Noise:
             self._draw(1)
             used = self._used
         self._used = used + 1
-        return self._prompted[used] if prompts else self._listed[used]
+        return (self._prompted if prompts else self._factors).item(used)
 
     def some(self, count: int) -> list[float]:
         """The next factors as a list."""
-        first = self._take(count)  # which may replace the list
-        return self._listed[first : self._used]
+        first = self._take(count)  # which may replace the array
+        factors: list[float] = self._factors[first : self._used].tolist()
+        return factors
 
-    def many(self, count: int) -> NDArray[np.float64]:
+    def many(self, count: int, prompts: bool = False) -> NDArray[np.float64]:
         """The next factors as an array; not to be written to."""
         first = self._take(count)  # which may replace the array
-        return self._factors[first : self._used]
+        return (self._prompted if prompts else self._factors)[first : self._used]
 
     def give_back(self, count: int) -> None:
         """The last `count` factors will be used again.
@@ -88,13 +88,12 @@ class Noise:
         forget = max(0, self._used - BLOCK)
         missing = self._used + count - self._size
         drawn = self._rng.standard_normal(-(-missing // BLOCK) * BLOCK)
-        factors = _lognormal(self._sigma, drawn)
-        self._factors = np.concatenate((self._factors[forget:], factors))
-        self._listed = self._factors.tolist()
+        prompted = np.concatenate((self._prompted[forget:], _lognormal(self._prefill_sigma, drawn)))
         if self._prefill_sigma == self._sigma:
-            self._prompted = self._listed
+            self._factors = prompted
         else:
-            self._prompted = self._prompted[forget:] + _lognormal(self._prefill_sigma, drawn).tolist()
+            self._factors = np.concatenate((self._factors[forget:], _lognormal(self._sigma, drawn)))
+        self._prompted = prompted
         self._used -= forget
         self._size = len(self._factors)
 

@@ -188,7 +188,7 @@ class Shard:
     def decode_attention(self, n: Count, context: Count) -> Operator:
         return self.attention("attention_decode", n, context, context, (n, context, self.kv_heads))
 
-    def prefill_attention(self, prompts: Prompts) -> Operator:
+    def prefill_attention(self, prompts: Sequence[tuple[Count, Count]]) -> Operator:
         """One launch for all prompt chunks of a step."""
         queries = keys = pairs = blocks = in_blocks = 0
         for new, past in prompts:

@@ -90,6 +90,11 @@ class StepCost(Protocol):
         `step(n, context + i growth, (), n)` gives."""
         ...
 
+    def anew(self, steps: int, tokens: int, start: float, ends: "array[float]") -> None:
+        """The same for steps that compute one whole prompt each and nothing else: `tokens` tokens in the first, one
+        more from step to step. Bit for bit what they give one by one."""
+        ...
+
     def give_back(self, steps: int) -> None:
         """The last `steps` steps priced do not happen: the next steps get their noise factors."""
         ...
@@ -134,6 +139,7 @@ class Pricer(ABC):
     def __init__(self, noise: Noise | None) -> None:
         self._noise = noise
         self._steady = Memo(self.pieces)
+        self._anew = Memo(self._neighbours)
 
     @abstractmethod
     def pieces(self, n: int) -> Pieces:
@@ -142,6 +148,10 @@ class Pricer(ABC):
     @abstractmethod
     def mixed(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
         """Mean price of any other step, seconds."""
+
+    @abstractmethod
+    def alone(self, tokens: NDArray[np.int64]) -> Seconds:
+        """Mean prices of steps each of which computes one whole prompt of so many tokens, and nothing else."""
 
     def mean(self, n: int, context: int, prompts: Prompts, emitted: int) -> float:
         if prompts or emitted != n:
@@ -190,6 +200,19 @@ class Pricer(ABC):
                 start += (intercept + slope * reading) * factor
                 append(start)
                 reading += more_read
+
+    def anew(self, steps: int, tokens: int, start: float, ends: "array[float]") -> None:
+        blocks = range(tokens // BLOCK, (tokens + steps - 1) // BLOCK + 1)
+        seconds = np.concatenate([self._anew[block] for block in blocks])[tokens % BLOCK :][:steps]
+        if self._noise is not None:
+            seconds *= self._noise.many(steps, prompts=True)
+        seconds[0] += start
+        ends.frombytes(np.add.accumulate(seconds).tobytes())
+
+    def _neighbours(self, block: int) -> Seconds:
+        """Prices of BLOCK whole prompts. Always worked out together, so a length always has the same bits."""
+        tokens = np.arange(block * BLOCK, (block + 1) * BLOCK)
+        return self.alone(np.maximum(tokens, 1))  # no prompt is empty
 
     def give_back(self, steps: int) -> None:
         if self._noise is not None:

@@ -135,6 +135,10 @@ class RooflinePricer(Pricer):
         prefill: float = self.prices.seconds(operator)
         return seconds + decode + prefill - self._hidden * min(decode, prefill)
 
+    def alone(self, tokens: NDArray[np.int64]) -> Seconds:
+        attention: Seconds = self.prices.seconds(self._shard.prefill_attention([(tokens, 0)]))
+        return self._rows(tokens) + self._logits_of[1] + self._host(1) + attention
+
     def _host(self, seqs: int) -> float:
         return self.host_s + self.host_per_seq_s * seqs
 

@@ -11,8 +11,6 @@ from .base import FCFS, Order
 if TYPE_CHECKING:
     from ..batch import Batch
 
-STRETCH = 64  # steps: each has a price of its own, and an arrival would throw most of a longer stretch away
-
 
 @register("policy", "naive")
 @dataclass
@@ -29,7 +27,6 @@ class Naive:
         if batch.running:
             batch.take_all()
             plan.anew = True
-            plan.repeat = STRETCH
         else:
             seq = batch.waiting.head()
             hit = batch.kv.reserve(seq, 0)  # nothing is kept
