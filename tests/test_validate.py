@@ -155,8 +155,7 @@ workload:
          "concurrency": "8", "num_requests": "8", "tpot_stat": "mean"},
         """
 engine: {max_model_len: 8192, enable_prefix_caching: false}
-policy:
-  {name: vllm, max_num_seqs: 256, max_num_batched_tokens: 8192, enable_chunked_prefill: false, async_scheduling: false}
+policy: {name: vllm_v0, max_num_seqs: 256, max_num_batched_tokens: 8192}
 workload: {num_requests: 8, ignore_eos: true, arrivals: batch, prompt_tokens: 100, output_tokens: 11}
 """,
         {"ttft_ms": "mean_ttft_ms", "tpot_ms": "mean_tpot_ms", "e2e_ms": "mean_e2el_ms"},
@@ -167,8 +166,6 @@ workload: {num_requests: 8, ignore_eos: true, arrivals: batch, prompt_tokens: 10
 @pytest.mark.parametrize("case", CASES)
 def test_a_row_becomes_the_scenario_that_it_describes(case: str, tmp_path: Path) -> None:
     change, text, places = CASES[case]
-    if case == "an old engine" and "vllm_v0" in registry.names("policy"):
-        pytest.skip("has a policy of its own")
     gpu = "" if "gpu:" in text else "gpu: h100_sxm"
     whole = f"model: llama-3.1-8b\n{gpu}\ncost: {{name: roofline, calibration: ideal}}\n{text}"
     summary = sim.simulate(sim.load_text(whole)).summary
@@ -214,8 +211,6 @@ def test_open_dtypes_are_shown_both_ways(tmp_path: Path) -> None:
         ({"weight_dtype": "fp4"}, "weights in fp4 are not among"),
         ({"kv_dtype": "nvfp4"}, "a KV cache in nvfp4 is not among"),
         ({"weight_dtype": "fp8", "gpu": "A100 SXM 80GB"}, "a100_sxm has no fp8 arithmetic"),
-        ({"engine": "sglang"}, "the policy sglang does not exist yet"),
-        ({"engine": "trtllm"}, "only offline throughput is validated"),
         ({"engine": "tgi"}, "unknown engine tgi"),
         ({"dp": "4"}, "data parallelism over 4 GPUs"),
         ({"pp": "2"}, "pipeline parallelism over 2 GPUs"),
@@ -227,11 +222,7 @@ def test_open_dtypes_are_shown_both_ways(tmp_path: Path) -> None:
         ({"run_id": "apex_1", "length_dist": "trace file traces/none.csv"}, "its trace traces/none.csv is not there"),
     ],
 )
-def test_rows_that_cannot_be_simulated_say_why(
-    change: dict[str, str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever policies come later, these rows are about one that does not exist."""
-    monkeypatch.setattr(names.registry, "names", lambda kind: ["static", "vllm"])
+def test_rows_that_cannot_be_simulated_say_why(change: dict[str, str], why: str, tmp_path: Path) -> None:
     with pytest.raises(Skip, match=why):
         build(row(tmp_path, **change))
 
@@ -247,26 +238,10 @@ def test_skipped_rows_are_listed_and_nothing_fails(tmp_path: Path, capsys: pytes
     assert "3 rows, 1 simulated, 2 not" in shown and "unknown GPU RTX4090" in shown
 
 
-def test_a_policy_is_taken_once_it_is_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names.registry, "names", lambda kind: ["sglang", "trtllm", "vllm", "vllm_v0"])
-    assert names.policy_of("trtllm", False) == ("trtllm", "trtllm", False)
-    assert names.policy_of("sglang", False)[0] == "sglang"
-    assert names.policy_of("vllm_v0", False) == ("vllm_v0", "vllm", False)
-    monkeypatch.setattr(names.registry, "names", lambda kind: ["static", "vllm"])
-    assert names.policy_of("trtllm", True) == ("vllm", "trtllm", True)
-    assert names.policy_of("vllm_v0", False) == ("vllm", "vllm", True)
-
-
-def test_a_stand_in_reserves_whole_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many sequences as fit the KV cache whole: so nobody is preempted, and the cache is nearly full."""
-    monkeypatch.setattr(names.registry, "names", lambda kind: ["static", "vllm"])
-    change = {"engine": "trtllm", "mode": "offline_max_throughput", "arrival": "batch_all_at_once", "concurrency": "",
-              "num_requests": "200", "isl_mean": "5000", "osl_mean": "2000", "weight_dtype": "fp8"}  # fmt: skip
-    found = prediction(tmp_path, **change)
-    assert found.evidence["preemptions"] == 0
-    assert 0.8 < found.evidence["max_kv_usage"] <= 1
-    assert found.evidence["max_batch_size"] < 200
-    assert found.metrics["output_tok_per_s"] > 0
+def test_each_engine_has_its_policy_and_kernels() -> None:
+    for engine, (policy, _) in names.ENGINES.items():
+        assert names.policy_of(engine)[0] == policy and policy in registry.names("policy")
+    assert names.policy_of("vllm_v0") == ("vllm_v0", "vllm") and names.policy_of("nim") == ("trtllm", "trtllm")
 
 
 def test_stated_kv_blocks_are_taken_and_compared(tmp_path: Path) -> None:

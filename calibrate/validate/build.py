@@ -33,7 +33,6 @@ class Plan:
     gpu: str
     kernels: str  # the engine whose calibration prices the steps
     scenario: Scenario
-    reserve: bool  # whole outputs are reserved: the stand-in's sequences are bounded by the KV cache
     trace: str | None = None  # CSV text, to be written as `TRACE`
     assumed: tuple[str, ...] = ()  # what this row, beyond its campaign, left open
     alternatives: dict[str, Scenario] = field(default_factory=dict)  # label: the scenario under it
@@ -48,12 +47,8 @@ def build(row: Row) -> Plan:
     _refuse_parallelism(row)
     version = version_of(row, campaign)
     old = row.engine == "vllm" and version is not None and version < FIRST_UNIFIED
-    offline = row.mode == "offline_max_throughput"
-    policy, kernels, stand_in = policy_of("vllm_v0" if old else row.engine, offline)
+    policy, kernels = policy_of("vllm_v0" if old else row.engine)
     assumed = []
-    if stand_in:
-        what = "prompts do not go first" if old else "for throughput only"
-        assumed.append(f"the policy {policy} stands in: {what}")
     if not weights_stated:
         assumed.append(f"weights in {weights}: the row does not say")
     if cache is None:
@@ -88,8 +83,7 @@ def build(row: Row) -> Plan:
             alternatives[f"kv_dtype={other}"] = _changed(scenario, kv_cache_dtype=other)
     if not weights_stated and fp8:
         alternatives["weight_dtype=fp8"] = _changed(scenario, weight_dtype="fp8")
-    reserve = stand_in and row.engine != "vllm"
-    return Plan(row, campaign, gpu, kernels, scenario, reserve, trace, tuple(assumed), alternatives)
+    return Plan(row, campaign, gpu, kernels, scenario, trace, tuple(assumed), alternatives)
 
 
 def _refuse_parallelism(row: Row) -> None:

@@ -6,10 +6,9 @@ A name that leads nowhere gives the reason why its rows cannot be simulated.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import fields
 
 from sim import gpus, models, registry
-from sim.errors import Complaint
 
 
 class Skip(Exception):
@@ -43,22 +42,12 @@ _DROPPED = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Engine:
-    """How an engine is simulated: policies by preference, the first that is registered is taken; a stand-in for runs
-    of which only the throughput counts."""
-
-    policies: tuple[str, ...]
-    kernels: str
-    offline: tuple[str, ...] = ()
-
-
-ENGINES = {
-    "vllm": Engine(("vllm",), "vllm"),
-    "vllm_v0": Engine(("vllm_v0", "vllm"), "vllm"),  # up to 0.7: prompts first
-    "trtllm": Engine(("trtllm",), "trtllm", ("vllm",)),
-    "nim": Engine(("trtllm",), "trtllm", ("vllm",)),
-    "sglang": Engine(("sglang",), "sglang"),
+ENGINES = {  # as the table names them: the policy, the engine whose kernels it runs
+    "vllm": ("vllm", "vllm"),
+    "vllm_v0": ("vllm_v0", "vllm"),  # up to 0.7: prompts first
+    "trtllm": ("trtllm", "trtllm"),
+    "nim": ("trtllm", "trtllm"),
+    "sglang": ("sglang", "sglang"),
 }
 
 
@@ -108,27 +97,14 @@ def cache_of(name: str) -> str | None:
     return CACHES[name.lower()]
 
 
-def policy_of(engine: str, offline: bool) -> tuple[str, str, bool]:
-    """(policy, the engine whose kernels it runs, whether the policy is a stand-in)."""
-    known = ENGINES.get(engine)
-    if known is None:
+def policy_of(engine: str) -> tuple[str, str]:
+    """(policy, the engine whose kernels it runs)."""
+    if engine not in ENGINES:
         raise Skip(f"unknown engine {engine}")
-    registered = registry.names("policy")
-    for name in known.policies:
-        if name in registered:
-            return name, known.kernels, name != known.policies[0]
-    for name in known.offline if offline else ():
-        if name in registered:
-            return name, known.kernels, True
-    raise Skip(f"the policy {known.policies[0]} does not exist yet" + (
-        "; of this engine only offline throughput is validated" if known.offline and not offline else ""
-    ))  # fmt: skip
+    return ENGINES[engine]
 
 
 def accepted(policy: str, wanted: dict[str, object]) -> dict[str, object]:
-    """Those of the parameters that this version's policy has: the others await the policy that takes them."""
-    try:
-        has = {field.name for field in registry.get("policy", policy).__dataclass_fields__.values() if field.init}  # type: ignore[attr-defined]
-    except Complaint:
-        return {}
+    """Those of the parameters that the policy has and that are known."""
+    has = {field.name for field in fields(registry.get("policy", policy)) if field.init}
     return {name: value for name, value in wanted.items() if name in has and value is not None}

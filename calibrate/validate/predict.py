@@ -24,8 +24,6 @@ from .build import TRACE, Plan, Scenario
 from .rows import METRICS, Row
 
 STATED = "stated"  # the assumption under which validation.csv predicts
-MOST_SEQUENCES = 8192  # of the engine that a stand-in replaces: the largest batch that its graphs are made for
-KV_SHARE = 0.9  # of what weights and activations leave
 DEFAULT, IDEAL = "default", "ideal"
 
 
@@ -93,7 +91,6 @@ class Job:
     label: str
     scenario: Scenario
     trace: str | None
-    reserve: bool
     stats: tuple[str, str]  # of TTFT and TPOT
     seed: int
 
@@ -107,7 +104,7 @@ def job(plan: Plan, label: str, calibration: str, seed: int) -> Job:
     def stated(text: str) -> str:
         return text if text and text != "unspecified" else stat
 
-    return Job(row, label, scenario, plan.trace, plan.reserve, (stated(row.ttft_stat), stated(row.tpot_stat)), seed)
+    return Job(row, label, scenario, plan.trace, (stated(row.ttft_stat), stated(row.tpot_stat)), seed)
 
 
 def run_all(jobs: Sequence[Job], processes: int | None, ended: Callable[[], None] = lambda: None) -> list[Prediction]:
@@ -160,28 +157,10 @@ def predict(job: Job) -> Prediction:
 def _loaded(job: Job, folder: Path) -> tuple[sim.Scenario, int]:
     """The scenario, and the KV blocks that the memory's formula gives, whatever the row states."""
     data = {**job.scenario, "seed": job.seed}
-    if job.reserve:
-        data = _with_reserve(data, folder)
     engine = {k: v for k, v in data["engine"].items() if k != "num_gpu_blocks_override"}
     free = _scenario({**data, "engine": engine}, folder)
     blocks = next(iter(check(free).values())).sizes.kv_blocks
     return (free if engine == data["engine"] else _scenario(data, folder)), blocks
-
-
-def _with_reserve(data: Scenario, folder: Path) -> Scenario:
-    """As many sequences as hold prompt and output whole in the KV cache: with fixed lengths that is what an engine
-    does that reserves outputs. Its memory has no logits of all sequences at once, so the cache is counted here."""
-    engine = {**data["engine"], "gpu_memory_utilization": 1.0}
-    pool = _scenario({**data, "policy": {**data["policy"], "max_num_seqs": 1}, "engine": engine}, folder)
-    sizes = next(iter(check(pool).values())).sizes
-    kv_bytes = int(KV_SHARE * sizes.kv_gib * 2**30)
-    tokens = KV_SHARE * sizes.kv_tokens
-    length = sum(data["workload"][key] for key in ("prompt_tokens", "output_tokens"))
-    seqs = max(1, min(MOST_SEQUENCES, int(tokens // length)))
-    policy = {**data["policy"], "max_num_seqs": seqs}
-    engine = {**data["engine"], "kv_cache_memory_bytes": kv_bytes}
-    engine.pop("num_gpu_blocks_override", None)
-    return {**data, "policy": policy, "engine": engine}
 
 
 def _scenario(data: Scenario, folder: Path) -> sim.Scenario:
