@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from calibrate.__main__ import main
 from calibrate.check import points
 from calibrate.data import COLUMNS, kernel_file, read_device, read_kernels
 from calibrate.features import chosen, of_one_kernel
@@ -130,3 +131,14 @@ def test_a_pass_with_its_own_numbers_costs_those() -> None:
     for name, share, floor in (("rope", 0.1, 2e-5), ("norms", 0.5, 1e-6)):
         found = prices.seconds(Operator(name, "elementwise", 0, moved))
         np.testing.assert_allclose(found, [floor, 1e-3 / share + floor])
+
+
+def test_a_folder_is_fitted_as_the_card_that_it_is_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = folder("h200_sxm", "llama-3.1-8b"), tmp_path / "out.yaml"
+    words = ["fit", "--engine", "torch", "--out", str(out), "--data"]
+    assert main([*words, str(path), "--gpu", "h100_sxm"]) == 2
+    assert "was measured on h200_sxm, got 'h100_sxm'" in capsys.readouterr().err
+    (tmp_path / "device.json").write_text("{")
+    assert main([*words, str(tmp_path), "--gpu", "h100_sxm"]) == 2
+    assert "device.json: not JSON" in capsys.readouterr().err
+    assert not out.exists()

@@ -14,7 +14,7 @@ from sim import gpus
 from sim.cost import Calibration, Efficiency
 from sim.cost.calibration import Operators, Ranges
 from sim.cost.forms import Gemm
-from sim.errors import ScenarioError
+from sim.errors import ScenarioError, show
 from sim.gpus import GPU
 
 from ..data import kernel_file, read_device, read_kernels
@@ -135,10 +135,13 @@ def fit_all(root: Path, gpu_name: str, engine: str, jobs: int = 1, roofline: boo
 
 
 def card(root: Path, name: str) -> GPU:
-    """The GPU: a known one, or what the measured folder says of its own."""
-    if gpus.facts(name) is None and (root / "device.json").is_file():
-        return gpus.parse(read_device(root)["gpu"])
-    return gpus.parse(name)
+    """The GPU: a known one, or what the measured folder says of its own. ScenarioError if the folder is of another."""
+    if not (root / "device.json").is_file():
+        return gpus.parse(name)
+    own = gpus.parse(read_device(root)["gpu"])
+    if name != own.name:
+        raise ScenarioError(f"--gpu: {root} was measured on {own.name}, got {show(name)}")
+    return own
 
 
 def host_of(root: Path, known: list[Fitted], jobs: int = 1) -> Host | None:
