@@ -1,4 +1,4 @@
-"""The pictures of docs/report.md and docs/policies.md: `python tests/doc_images.py` simulates, draws, and writes them.
+"""The pictures of docs/report.md, docs/policies.md and docs/accuracy.md: `python tests/doc_images.py` simulates, draws, and writes them.
 
 Pictures are those of the report itself, in 128 colours. The interactive view is a screenshot; without Chromium it stays
 as it is.
@@ -34,6 +34,7 @@ POLICIES = {
     "policies_shared_prefixes": {"cdf_tpot": "policies-prefixes"},
 }
 """Scenario -> plots of its report -> files, for docs/policies.md."""
+MEASURED = "check h100_sxm-torch --data calibrate/measurements/h100_sxm-llama-3.1-70b-tp4 --all"
 COLOURS, WIDTH = 128, 1300
 
 
@@ -82,6 +83,9 @@ def main() -> None:
             subprocess.run([sys.executable, "-m", "sim", *compare], cwd=ROOT, check=True)
             for plot, file in pictures.items():
                 (IMAGES / f"{file}.png").write_bytes(small(Path(out, f"report-{plot}.png").read_bytes()))
+        check = ["-m", "calibrate", *MEASURED.split(), "--out", str(folder / "check")]
+        subprocess.run([sys.executable, *check], cwd=ROOT, check=True, capture_output=True)
+        (IMAGES / "measured.png").write_bytes(small((folder / "check" / "check.png").read_bytes()))
         if (shot := explored(folder / "out" / "report.html", folder)) is not None:
             (IMAGES / "explore.png").write_bytes(small(shot))
 
