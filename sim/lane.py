@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from .batch import Batch
@@ -11,6 +12,8 @@ from .request import DECODING, DONE, LEAVING, PARTIAL, WAITING, Sequence
 if TYPE_CHECKING:
     from .batch import WaitingQueue
     from .kv import BlockPool
+
+BATCH_ORDER = attrgetter("order")
 
 
 class Lane(Batch):
@@ -62,7 +65,7 @@ class Lane(Batch):
                 decodes.add(seq, self.lag if seq.stops else 0)
         self.progress += len(whole)
         if self.left or (self.lag and decodes.some_end()):
-            self._mark_ends(step)
+            self._note_stops(step)
         return len(whole)
 
     def settle(self, first: int, steps: int, grown: int) -> int:
@@ -90,7 +93,7 @@ class Lane(Batch):
         decodes.advance(first, steps)
         if decodes.some_end():
             self._end(last)
-            self._mark_ends(last)
+            self._note_stops(last)
         return released
 
     def process(self) -> None:
@@ -113,6 +116,8 @@ class Lane(Batch):
                     self.decodes.drop(seq)
                     self._leave(seq, step)
         leaving = self.leaving.pop(step, ()) if self.leaving else ()
+        if len(leaving) > 1:  # in the order of the batch, whoever was found to end first
+            leaving.sort(key=BATCH_ORDER)
         prompts = self._prompts_of(step) if self.prompts else ()
         if prompts and self.kv.stores_in_order:
             ended = set(leaving)
@@ -198,12 +203,8 @@ class Lane(Batch):
         self.leaving.setdefault(step, []).append(seq)
         self.left.append(seq)
 
-    def _mark_ends(self, step: int) -> None:
-        """Those who leave with a step do so in order of admission; those who stop with it are noted."""
-        for last in (step, step - 1) if self.lag else (step,):
-            leaving = self.leaving.get(last)
-            if leaving and len(leaving) > 1:
-                leaving.sort(key=lambda seq: seq.order)
+    def _note_stops(self, step: int) -> None:
+        """Those who stop with a step are noted."""
         if self.lag and self.decodes.members:
             stopping = [seq for seq in self.decodes.at_last() if seq.stops]
             if stopping:

@@ -1,4 +1,4 @@
-"""The pictures of docs/report.md, docs/policies.md and docs/accuracy.md: `python tests/doc_images.py` simulates, draws, and writes them.
+"""The pictures of docs: `python tests/doc_images.py` simulates, draws, and writes them.
 
 Pictures are those of the report itself, in 128 colours. The interactive view is a screenshot; without Chromium it stays
 as it is.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,9 @@ import sim
 from sim import ScenarioError
 from sim.request import Request
 from sim.workload.source import Fixed
-from tests import random_cases
+from tests import engine_parity, random_cases
+
+SGLANG = Path(__file__).parent / "data" / "sglang_schedules"
 
 BASE = """model: llama-3.1-8b
 gpu: h100_sxm
@@ -133,3 +138,23 @@ def test_trtllm_sets_memory_aside_for_max_tokens() -> None:
     assert rows[2]["first_scheduled_s"] >= rows[1]["finish_s"]
     sooner = run({"name": "trtllm", "capacity_scheduler_policy": "MAX_UTILIZATION"}, asked)
     assert sooner[2]["first_scheduled_s"] < rows[2]["first_scheduled_s"]
+
+
+def test_who_ends_in_one_step_is_released_in_the_order_of_the_batch() -> None:
+    """A ends by its stop token, which is known a step late, B by its limit. A's tokens were used before B's, so they go
+    first when C needs room, and D finds nothing."""
+    case = json.loads(gzip.decompress((SGLANG / "ov_full.case.json.gz").read_bytes()))
+    case |= {"max_total_tokens": 400, "context_length": 390, "max_running_requests": 8, "chunked_prefill_size": 512}
+    shapes = {  # arrival, prompt, output, max_new, prefix
+        "A": (0.0, 100, 4, 9, []),
+        "B": (0.0, 120, 4, 4, []),
+        "F": (0.0200003, 5, 3, 3, []),
+        "C": (1.0003, 250, 1, 1, []),
+        "D": (2.0003, 110, 2, 2, [["own:A", 100]]),
+    }
+    names = ("arrival", "prompt_tokens", "output_tokens", "max_new_tokens", "prefix")
+    case["requests"] = [{"id": name} | dict(zip(names, values, strict=True)) for name, values in shapes.items()]
+    for fast_forward in (True, False):
+        steps = [line for line in engine_parity.replay("sglang", case, fast_forward) if "tokens" in line]
+        first = {name: next(line["tokens"][name] for line in steps if name in line["tokens"]) for name in shapes}
+        assert first == {"A": 100, "B": 120, "F": 5, "C": 250, "D": 110}
