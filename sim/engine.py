@@ -185,6 +185,10 @@ class Engine:
         while True:
             while inbox and inbox[0].reach_s <= self._now_s:
                 lane.enqueue(inbox.popleft())
+            if lane.again:
+                for seq in lane.again:
+                    lane.enqueue(seq)
+                lane.again.clear()
             if (lane.waiting or lane.running or self._decides_idle) and self._decide():
                 if self._stretch.stop:
                     if inbox:  # caused by a step's end, and seen an instant later

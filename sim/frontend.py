@@ -54,9 +54,11 @@ class Limits:
 
 def on_terms(request: Request, reach_s: float, terms: Terms) -> Sequence:
     """The request as an engine with rules of its own runs it. One output comes in any case."""
-    limit = terms.limit
-    gives = max(min(request.output_tokens, limit), 1) if terms.gives is None else terms.gives
+    limit, allowed = terms.limit, terms.limit + terms.later
+    gives = max(min(request.output_tokens, allowed), 1) if terms.gives is None else terms.gives
     seq = Sequence(request, reach_s, gives, limit, gives < limit)
+    if terms.later and gives > limit:
+        seq.outputs, seq.later = limit, (gives - limit, terms.later)
     if terms.prompt is not None:
         seq.prompt = seq.known = terms.prompt
     return seq

@@ -24,6 +24,7 @@ class Lane(Batch):
         self.ends = array("d")
         self.left: list[Sequence] = []  # whose last token is decided, for the engine to collect
         self.done: list[Sequence] = []  # whose last token is processed, likewise
+        self.again: list[Sequence] = []  # who has given all of one go, for the engine to queue anew
         self.overrun = 0  # sequences of the last committed step whose result is thrown away
 
     def commit(self) -> int:
@@ -134,10 +135,20 @@ class Lane(Batch):
             for seq, tokens in prompts:
                 if seq.state != WAITING and seq not in leaving:
                     self.kv.store(seq, tokens, self._whole(seq))
-        for seq in done:
-            seq.state = DONE
-        self.done += done
         self.gone += done
+        for seq in done:
+            if seq.later is None:
+                seq.state = DONE
+                self.done.append(seq)
+            else:
+                self._go_on(seq, step)
+
+    def _go_on(self, seq: Sequence, step: int) -> None:
+        """All of one go is given, and there is more: seq is to wait again, behind those who came meanwhile."""
+        seq.go_on()
+        seq.pauses = seq.pauses or []
+        seq.pauses.append(self.ends[step])
+        self.again.append(seq)
 
     def _part(self, seq: Sequence) -> None:
         tokens = seq.prompt + seq.outputs - 1
@@ -201,7 +212,8 @@ class Lane(Batch):
             seq.blocks = -(-seq.computed // self.kv.size)
         seq.last_step = step
         self.leaving.setdefault(step, []).append(seq)
-        self.left.append(seq)
+        if seq.later is None:
+            self.left.append(seq)
 
     def _note_stops(self, step: int) -> None:
         """Those who stop with a step are noted."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .content import content
+
 if TYPE_CHECKING:
     from .content import Runs
     from .prefix import Piece
@@ -51,6 +53,7 @@ class Terms(NamedTuple):
     limit: int  # it gives at most so many
     prompt: int | None = None  # it computes so many as its prompt; None: all
     gives: int | None = None  # the engine ends it after so many; None: where it ends by itself, or at its limit
+    later: int = 0  # and so many more if it is queued anew, in goes of at most `limit`
 
 
 class Sequence:
@@ -70,8 +73,8 @@ class Sequence:
 
     __slots__ = (
         "blocks", "born", "cached_blocks", "computed", "delivered_step", "engine", "first_scheduled_s", "first_step",
-        "grow_at", "grows", "held", "hit_tokens", "joined", "known", "last_step", "last_tick", "limit", "mark", "order",
-        "outputs", "path", "pauses", "pieces", "preemptions", "prompt", "reach_s", "reason", "request", "runs",
+        "grow_at", "grows", "held", "hit_tokens", "joined", "known", "last_step", "last_tick", "later", "limit", "mark",
+        "order", "outputs", "path", "pauses", "pieces", "preemptions", "prompt", "reach_s", "reason", "request", "runs",
         "skipped", "spans", "state", "status", "stops", "taken", "visible",
     )  # fmt: skip
 
@@ -80,6 +83,7 @@ class Sequence:
         self.reach_s = reach_s  # when the engine sees it
         self.outputs = outputs  # tokens that it will give
         self.limit = limit  # tokens that it may give at most, which is all that a policy knows
+        self.later: tuple[int, int] | None = None  # what it gives, and may give, when it has been queued anew
         self.stops = stops
         self.known = self.prompt = request.prompt_tokens  # its prompt as the engine computes it
         self.computed = self.born = self.blocks = self.order = self.preemptions = 0
@@ -106,3 +110,15 @@ class Sequence:
         self.cached_blocks = 0
         self.visible = 0  # tokens that others could hit, were they looked up
         self.grow_at: tuple[Any, ...] | None = None
+
+    def go_on(self) -> None:
+        """It has left, and comes back: what it has given is prompt from now on."""
+        assert self.later is not None
+        rest, allowed = self.later
+        self.prompt = self.known = self.prompt + self.outputs
+        self.limit = min(self.limit, allowed)
+        self.outputs = min(self.limit, rest)
+        self.later = (rest - self.outputs, allowed - self.limit) if rest > self.outputs else None
+        self.computed, self.state, self.last_step = 0, WAITING, None
+        if self.runs is not None:
+            self.runs = content(self.request, self.prompt - self.request.prompt_tokens + self.outputs + 1)

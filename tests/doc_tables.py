@@ -268,7 +268,7 @@ REQUEST_COLUMNS = {
     "queue_s": "from arrival to its first step, front end included",
     "prefill_s": "to its first token",
     "decode_s": "the rest, response overhead included",
-    "preempted_s": "from each preemption until it was computed again",
+    "preempted_s": "from each preemption, or from where `tgi` queues it anew, until it was computed again",
     "transfer_s": "0 until KV caches are transferred",
     "retry_s": "0 until requests are retried",
 }

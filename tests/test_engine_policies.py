@@ -11,6 +11,7 @@ import pytest
 
 import sim
 from sim import ScenarioError
+from sim.policies.tgi import more_in_goes
 from sim.request import Request
 from sim.workload.source import Fixed
 from tests import engine_parity, random_cases
@@ -83,7 +84,7 @@ def test_a_parameter_of_another_engine_names_that_engine(policy: str, owner: str
     assert owner in message
 
 
-def run(policy: dict[str, Any], asked: list[Request], **engine: Any) -> list[dict[str, Any]]:
+def simulated(policy: dict[str, Any], asked: list[Request], fast_forward: bool, **engine: Any) -> sim.Result:
     data = {
         "model": "llama-3.1-8b",
         "gpu": "h100_sxm",
@@ -92,11 +93,14 @@ def run(policy: dict[str, Any], asked: list[Request], **engine: Any) -> list[dic
         "workload": dict(random_cases.OWN),
         "cost": {"name": "linear", "base_s": 0.01},
     }
-    rows: list[dict[str, Any]] = []
-    for fast_forward in (True, False):
-        scenario = random_cases.scenario_of(data, fast_forward)
-        rows = sim.simulate(scenario, source=Fixed(iter(asked), len(asked))).requests.to_pylist()
-    return rows
+    scenario = random_cases.scenario_of(data, fast_forward)
+    return sim.simulate(scenario, source=Fixed(iter(asked), len(asked)))
+
+
+def run(policy: dict[str, Any], asked: list[Request], **engine: Any) -> list[dict[str, Any]]:
+    quick, single = (simulated(policy, asked, fast, **engine).requests.to_pylist() for fast in (True, False))
+    assert quick == single
+    return quick
 
 
 def test_tgi_refuses_who_finds_too_many_in_the_system() -> None:
@@ -107,10 +111,44 @@ def test_tgi_refuses_who_finds_too_many_in_the_system() -> None:
     assert rows[4]["reason"].startswith("overloaded: 4 requests are in the system")
 
 
-def test_tgi_ends_outputs_at_1024_tokens() -> None:
-    asked = [Request(0, "r0", 0.0, 20, 1500, 1500)]
-    rows = run({"name": "tgi", "max_batch_prefill_tokens": 400}, asked, max_model_len=2000, num_gpu_blocks_override=200)
-    assert [row["output_tokens"] for row in rows] == [1024]
+def test_tgi_queues_who_has_given_1024_outputs_anew() -> None:
+    """Its outputs are prompt then: 20 + 1024 tokens, of which one block of 16 is in the cache, in chunks of 400."""
+    asked = [Request(0, "r0", 0.0, 20, 1500, 1500), Request(1, "r1", 0.0, 20, 1024, 1500)]
+    policy = {"name": "tgi", "max_batch_prefill_tokens": 400}
+    for fast_forward in (True, False):
+        result = simulated(policy, asked, fast_forward, max_model_len=2000, num_gpu_blocks_override=300)
+        rows, steps = result.requests.to_pylist(), result.steps.to_pylist()
+        assert [(row["output_tokens"], row["status"], row["preemptions"]) for row in rows] == [
+            (1500, "finished", 0),
+            (1024, "finished", 0),
+        ]
+        prompts = [step["prefill_tokens"] for step in steps if step["prefill_tokens"]]
+        assert prompts == [40, 400, 400, 228]
+        assert sum(step["emitted"] for step in steps) == 2524
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked", "longest", "total", "more"),
+    [
+        (1044, 0, 9999, 10000, 0),
+        (1044, 476, 9999, 10000, 476),
+        (1044, 1024, 9999, 10000, 1024),
+        (1044, 3000, 9999, 10000, 3000),
+        (1044, 3000, 1043, 10000, 0),  # what it has is too long a prompt
+        (1044, 3000, 1044, 10000, 1024),
+        (1044, 3000, 2068, 10000, 2048),
+        (1044, 3000, 2067, 10000, 1024),
+        (1044, 3000, 9999, 4043, 2048),  # the last go's 952 outputs do not fit
+        (1044, 3000, 9999, 4044, 3000),
+    ],
+)
+def test_tgi_validates_each_go_anew(prompt: int, asked: int, longest: int, total: int, more: int) -> None:
+    """As a loop over the goes, in closed form."""
+    by_hand, held, left = 0, prompt, asked
+    while left and held <= longest and held + min(left, 1024) <= total:
+        new = min(left, 1024)
+        by_hand, held, left = by_hand + new, held + new, left - new
+    assert more_in_goes(prompt, asked, longest, total) == by_hand == more
 
 
 def test_a_full_queue_of_sglang_refuses_the_newcomer() -> None:

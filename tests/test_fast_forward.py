@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import sim
 from sim import registry
+from sim.policies import tgi
 from tests import random_cases
 
 seeds = st.integers(0, 2**32 - 1)
@@ -53,6 +54,19 @@ def test_so_they_do_under_every_policy(policy: str, seed: int) -> None:
     note(f"random.Random({seed}): {data}")
     fast, slow = (random_cases.run(data, asked, fast_forward) for fast_forward in (True, False))
     assert_equal(fast, slow)
+
+
+def test_so_they_do_where_tgi_queues_requests_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so few outputs that most requests come back, some often."""
+    again = 0
+    for seed in range(150):
+        monkeypatch.setattr(tgi, "MOST_NEW", random.Random(seed).choice([2, 5, 16]))
+        data, asked = random_cases.case(random.Random(seed), "tgi")
+        fast, slow = (random_cases.run(data, asked, fast_forward) for fast_forward in (True, False))
+        assert_equal(fast, slow)
+        spans = fast.spans.num_rows
+        again += spans > fast.requests.num_rows
+    assert again > 75
 
 
 @pytest.mark.parametrize("policy", registry.names("policy"))

@@ -31,6 +31,18 @@ Chosen = list[tuple["Sequence", Hit, int]]  # with its first tokens
 MOST_NEW = 1024  # outputs of a request in one go
 
 
+def more_in_goes(prompt: int, asked: int, longest: int, total: int) -> int:
+    """Outputs of a request that is queued anew after each MOST_NEW of them, as long as its limits allow: it is
+    validated again, with what it has given as a part of its prompt."""
+    if asked <= 0 or prompt > longest:
+        return 0
+    goes = min(asked // MOST_NEW, (total - prompt) // MOST_NEW, (longest - prompt) // MOST_NEW + 1)
+    rest = asked - goes * MOST_NEW
+    end = prompt + goes * MOST_NEW
+    fits = rest < MOST_NEW and end <= longest and end + rest <= total
+    return goes * MOST_NEW + (rest if fits else 0)
+
+
 class TGIQueue(FCFS):
     """First come, first served, and what the router keeps between decisions."""
 
@@ -129,13 +141,14 @@ class TGI:
         return TGIQueue(self.requires_padding)
 
     def accept(self, request: Request, batch: Batch, in_system: int, kv_tokens: float) -> Terms | str:
-        """The front end's limits. Memory is reserved for at most 1024 outputs, and no more come."""
+        """The front end's limits. At most 1024 outputs come in one go; who may give more is queued anew."""
         if in_system >= self.max_concurrent_requests:
             return f"overloaded: {in_system} requests are in the system (max_concurrent_requests)"
         total = self.max_total_tokens or batch.max_model_len
         longest = self.max_input_tokens or total - 1
         prompt, asked = request.prompt_tokens, request.max_tokens
-        new = min(max(total - prompt, 0) if asked is None else asked, MOST_NEW)
+        asked = max(total - prompt, 0) if asked is None else asked
+        new = min(asked, MOST_NEW)
         if prompt <= 0 or new <= 0:
             return "validation: the prompt is empty, or no output is asked for"
         if prompt > longest:
@@ -144,7 +157,7 @@ class TGI:
             return f"validation: {prompt} + {new} tokens are more than max_total_tokens ({total})"
         if not self.requires_padding and kv_tokens < inf and prompt + new - 1 > batch.kv.total * batch.kv.size:
             return f"{prompt} + {new} tokens can never fit the {batch.kv.total} KV blocks of {batch.kv.size}"
-        return Terms(new)
+        return Terms(new, later=more_in_goes(prompt + new, asked - new, longest, total))
 
     def decide(self, batch: Batch, now_s: float) -> None:
         plan, running = batch.plan, batch.running

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def reservation(seq: Sequence) -> int:
-    """Tokens that a request needs for its whole life; the last output is never computed."""
+    """Tokens that a request needs until it leaves the batch; the last output is never computed."""
     return seq.prompt + seq.limit - 1
 
 
@@ -25,14 +25,14 @@ class Reserved:
         self.held = 0
 
     def update(self, batch: Batch) -> None:
-        size = batch.kv.size
         for seq in batch.gone:
-            self.held -= -(-reservation(seq) // size) * size
+            self.held -= seq.mark
 
     def admitted(self, batch: Batch, seqs: list[Sequence]) -> None:
         size = batch.kv.size
         for seq in seqs:
-            self.held += -(-reservation(seq) // size) * size
+            seq.mark = -(-reservation(seq) // size) * size
+            self.held += seq.mark
 
 
 class Padded:
