@@ -39,7 +39,19 @@ def check(scenario: "Scenario") -> dict[str, Checked]:
                 built.verify(scenario.resolve)
             except Complaint as complaint:
                 raise complaint.under(*path) from None
+    for label, pool in scenario.cluster.pools.items():
+        _check_order(scenario, pool, "cluster", "pools", label, "policy", "order")
     return {label: check_pool(pool, "cluster", "pools", label) for label, pool in scenario.cluster.pools.items()}
+
+
+def _check_order(scenario: "Scenario", pool: "Pool", *path: str) -> None:
+    asked = pool.policy.params.get("order")
+    if asked is None or not getattr(registry.get("order", asked["name"]), "needs_deadlines", False):
+        return
+    limits = [scenario.slo, *(kind.slo for kind in scenario.workload.classes.values() if kind.slo is not None)]
+    if all(limit.ttft_ms is None for limit in limits):
+        what = "slo.ttft_ms or workload.classes.LABEL.slo.ttft_ms"
+        raise Complaint(f"{asked['name']} needs a time by which first tokens are due, {what}", *path)
 
 
 def check_pool(pool: "Pool", *path: str) -> Checked:

@@ -194,9 +194,20 @@ def _elsewhere(kind: str, cls: type, key: str) -> str:
         return f"here it is {named[key]}"
     if kind != "policy":
         return ""
-    owners = [other for other in names(kind) if key in model_of(get(kind, other)).model_fields]
-    listed = " and ".join(filter(None, (", ".join(owners[:-1]), owners[-1]))) if owners else ""
-    return f"it is a parameter of {listed}" if listed else ""
+    if key in import_module(".scenario", __package__).Engine.model_fields:
+        return f"it stands under engine, engine.{key}"
+    others = {other: get(kind, other) for other in names(kind)}
+    if owners := [other for other, its in others.items() if key in model_of(its).model_fields]:
+        return f"it is a parameter of {listed(owners)}"
+    engines = {other: getattr(its, "named_otherwise", {}).get(key) for other, its in others.items()}
+    if owners := [other for other, its in engines.items() if its]:
+        return f"{listed(owners)} has it; in a scenario it is {engines[owners[0]]}"
+    return ""
+
+
+def listed(words: list[str]) -> str:
+    """a, b and c"""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 @cache

@@ -129,7 +129,7 @@ def test_every_order_serves_all_and_stretches_equal_single_steps(policy: str, na
 
 def test_an_order_changes_no_draws() -> None:
     made = scenario(
-        single_server("edf"), {"num_requests": 5, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 9}
+        single_server("sjf"), {"num_requests": 5, "arrivals": "batch", "prompt_tokens": 1, "output_tokens": 9}
     )
     outlook, again = Outlook(made), Outlook(made.with_policy("vllm"))
     requests = asked([(0.0, 1, 100, "a")] * 5)
@@ -421,7 +421,13 @@ def test_a_long_job_starves_under_mlfq() -> None:
             "unknown key of the order of the queue",
         ),
         ("{name: vllm, order: 3}", "policy.order", "must be a name or a mapping with name, got 3; accepted names: edf"),
-        ("{name: vllm, order: edf, scheduling_policy: priority}", "policy", "contradict each other; leave one"),
+        ("{name: vllm, order: mlfq, scheduling_policy: priority}", "policy", "contradict each other; leave one"),
+        ("{name: vllm, order: edf}", "policy.order", "edf needs a time by which first tokens are due, slo.ttft_ms"),
+        (
+            "{name: vllm, order: {name: fair, input_weight: 0, output_weight: 0}}",
+            "policy.order.output_weight",
+            "must be over 0 where input_weight is 0",
+        ),
     ],
 )
 def test_what_is_refused(policy: str, path: str, what: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from ..errors import Complaint
 from ..registry import register
 from ..request import DONE, WAITING
 from .base import given
@@ -37,6 +38,10 @@ class Fair:
 
     input_weight: Annotated[Weight, Field(description="what a prompt token counts")] = 1
     output_weight: Annotated[Weight, Field(description="what an output token counts")] = 2
+
+    def __post_init__(self) -> None:
+        if not self.input_weight and not self.output_weight:
+            raise Complaint("must be over 0 where input_weight is 0, else nothing counts", "output_weight")
 
     def queue(self, outlook: Outlook) -> FairQueue:
         return FairQueue(self, outlook)
