@@ -108,10 +108,12 @@ class Lane(Batch):
                     self.waiting.remove(seq)
                     done.append(seq)
         if self.stopping:
-            for seq in self.stopping.pop(step, ()):
-                if seq.state == DECODING:  # the next step did not take it
-                    self.decodes.drop(seq)
-                    self._leave(seq, step)
+            stopped = [seq for seq in self.stopping.pop(step, ()) if seq.state == DECODING]
+            for seq in stopped:  # the next step did not take them
+                self.decodes.drop(seq)
+                self._leave(seq, step)
+            if stopped:
+                self.leaving[step].sort(key=lambda seq: seq.order)
         leaving = self.leaving.pop(step, ()) if self.leaving else ()
         prompts = self._prompts_of(step) if self.prompts else ()
         if prompts and self.kv.stores_in_order:

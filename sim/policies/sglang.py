@@ -174,7 +174,7 @@ class SGLang:
         plan = batch.plan
         self._catch_up(batch, queue)
         queue.step, queue.retracted = "none", []
-        if not queue and not batch.running:
+        if not queue and not batch.running and batch.processed == batch.step:
             queue.ratio = self._start
         if queue.half is not None and not queue.stored:
             batch.kv.checkpoint(queue.half, queue.half.computed)  # type: ignore[attr-defined]
