@@ -92,3 +92,18 @@ def test_only_a_try_finds_the_batch_full(run: Any) -> None:
     )
     prefills = [(step["step"], step["tokens"]) for step in steps if step["kind"] == "prefill"]
     assert prefills == [(0, {"a": 20}), (6, {"h": 64}), (12, {"h": 56}), (18, {"c": 10})]
+
+
+def test_decodes_that_ride_along_can_leave_no_budget(run: Any) -> None:
+    """Pass, 4 and 6a: with mixed chunks the decodes come off max_prefill_tokens; what is left is 0, so nobody is tried
+    until one of them has ended."""
+    *steps, _ = run(
+        asked("a", 0.0, 1, 4),
+        asked("b", 0.0, 1, 8),
+        asked("c", 0.005, 5, 2),
+        overlap=False,
+        enable_mixed_chunk=True,
+        max_prefill_tokens=2,
+    )
+    assert [step["kind"] for step in steps[:5]] == ["prefill", "decode", "decode", "decode", "mixed"]
+    assert steps[4]["tokens"] == {"c": 5, "b": 1}

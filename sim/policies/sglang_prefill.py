@@ -37,7 +37,7 @@ class PrefillPass:
         self.chosen: list[Row] = []
         self.half: Sequence | None = None
         self.victims: list[Sequence] = []
-        self.state = GO
+        self.state = self.look()
         self._ends: list[tuple[float, int]] | None = None  # of the check without a cache: (left, occupied)
 
     # -- estimates
