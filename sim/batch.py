@@ -37,13 +37,14 @@ class Plan:
     """What a step computes, and for how long that may stand."""
 
     __slots__ = (
-        "again", "all_decode", "anew", "entries", "padded_prompt", "padding", "preempted", "repeat", "some_decode",
-        "transfer_bytes", "wake_at_s",
+        "aborted", "again", "all_decode", "anew", "entries", "padded_prompt", "padding", "preempted", "repeat",
+        "some_decode", "transfer_bytes", "wake_at_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.entries: dict[Sequence, int] = {}  # sequence -> tokens to compute, in scheduling order
         self.preempted: list[Sequence] = []
+        self.aborted: list[Sequence] = []  # who lost its place for good: no preemption, since it never comes back
         self.clear()
 
     def clear(self) -> None:
@@ -52,6 +53,8 @@ class Plan:
             self.entries = {}
         if self.preempted:
             self.preempted = []
+        if self.aborted:
+            self.aborted = []
         self.all_decode = False  # everybody who decodes; else those among `entries`
         self.some_decode = False  # there are such among `entries`
         self.repeat: float = inf  # steps; the engine knows the other limits
@@ -63,7 +66,7 @@ class Plan:
         self.again = False  # nothing to compute, but this decision has changed what the next one finds
 
     def __bool__(self) -> bool:
-        return self.all_decode or bool(self.entries) or bool(self.preempted)
+        return self.all_decode or bool(self.entries) or bool(self.preempted) or bool(self.aborted)
 
 
 class Batch:
@@ -209,6 +212,24 @@ class Batch:
         Its outputs are kept, to be computed again as if they were prompt; one that is under way still comes.
         lose: it does not, but has to be computed again, and the policy queues seq itself.
         """
+        tokens = self._stop(seq, lose)
+        seq.preemptions += 1
+        if seq.pauses is None:
+            seq.pauses = []
+        seq.pauses.append(self.now_s)
+        if not lose:
+            self.waiting.put_back(seq)
+        self.plan.preempted.append(seq)
+        return tokens
+
+    def abort(self, seq: Sequence, reason: str) -> None:
+        """seq gives up its blocks and place for good, and with them the output that is under way."""
+        self._stop(seq, lose=True)
+        self.plan.aborted.append(seq)
+        self.give_up(seq, reason)
+
+    def _stop(self, seq: Sequence, lose: bool) -> int:
+        """seq runs no more and has lost its blocks; returns the tokens that this step had given it."""
         step, last, kv = self.step, self.step - 1, self.kv
         tokens = self.plan.entries.pop(seq, 0)
         if seq.state == DECODING:
@@ -239,14 +260,7 @@ class Batch:
         kv.reveal(seq)
         self._release(seq, 0 if lose else whole)
         seq.computed = 0
-        seq.preemptions += 1
         seq.state = WAITING
-        if seq.pauses is None:
-            seq.pauses = []
-        seq.pauses.append(self.now_s)
-        if not lose:
-            self.waiting.put_back(seq)
-        self.plan.preempted.append(seq)
         return tokens
 
     def admit(self, seq: Sequence, hit: Hit, new: int, blocks: int = 0, order: int | None = None) -> None:

@@ -236,7 +236,7 @@ class Engine:
             lane.lost = 0
         entries, preempted = plan.entries, plan.preempted
         n = len(decodes.members)
-        if not entries and not preempted:
+        if not entries and not preempted and not plan.aborted:
             if not plan.all_decode:
                 return False
             steps = horizon(lane, plan, self.watched or self._shows_evictable) if self.fast_forward else 1

@@ -296,7 +296,7 @@ STEP_COLUMNS = {
     "context_tokens": "tokens that its attention read, summed over the sequences",
     "kv_blocks_used": "KV blocks in use after the decision",
     "waiting": "requests waiting after the decision, preempted ones among them",
-    "preempted": "sequences preempted by the decision",
+    "preempted": "sequences preempted by the decision; not those aborted by it, who have failed",
 }
 
 

@@ -128,6 +128,9 @@ def _trtllm(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]
     }
 
 
+SGLANG_ORDERS = ["fcfs", "fcfs", "lpm", "dfs-weight", "lof", "hrrn"]
+
+
 def _sglang(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]:
     by_priority = rng.random() < 0.3
     return {
@@ -135,7 +138,7 @@ def _sglang(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]
         "max_running_requests": rng.choice([None, 2, 8, 64]),
         "max_prefill_tokens": rng.choice([64, 400, 16384]),
         "chunked_prefill_size": rng.choice([2, 4, 16]) * block_size if rng.random() < 0.8 else -1,
-        "schedule_policy": rng.choice(["fcfs", "fcfs", "lpm", "dfs-weight", "lof", "hrrn"]),
+        "schedule_policy": rng.choice(["fcfs", "lof"] if by_priority else SGLANG_ORDERS),
         "schedule_conservativeness": rng.choice([0.3, 1.0, 2.0]),
         "enable_mixed_chunk": rng.random() < 0.3,
         "prefill_max_requests": rng.choice([None, None, 2]),
@@ -146,7 +149,7 @@ def _sglang(rng: random.Random, longest: int, block_size: int) -> dict[str, Any]
         "schedule_low_priority_values_first": rng.random() < 0.3,
         "priority_scheduling_preemption_threshold": rng.choice([0, 1, 10]),
         "disable_priority_preemption": rng.random() < 0.3,
-        "retraction_policy": rng.choice(["length", "priority"]),
+        "retraction_policy": rng.choice(["length", "priority"] if by_priority else ["length"]),
         "disable_overlap_schedule": rng.random() < 0.4,
     }
 

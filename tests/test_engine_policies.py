@@ -15,6 +15,7 @@ from sim.policies.tgi import more_in_goes
 from sim.request import Request
 from sim.workload.source import Fixed
 from tests import engine_parity, random_cases
+from tests.laws import Records, clocks_never_go_back
 
 SGLANG = Path(__file__).parent / "data" / "sglang_schedules"
 
@@ -49,6 +50,14 @@ def refused(policy: str, extra: str = "") -> str:
         ),
         ("{name: tgi, requires_padding: true}", "requires_padding: true needs support_chunking: false"),
         ("{name: sglang, chunked_prefill_size: 100}", "must be a multiple of the page size, engine.block_size (16)"),
+        (
+            "{name: sglang, enable_priority_scheduling: true, schedule_policy: lpm}",
+            "enable_priority_scheduling: true needs schedule_policy fcfs or lof, not lpm",
+        ),
+        (
+            "{name: sglang, retraction_policy: priority}",
+            "retraction_policy priority needs enable_priority_scheduling: true",
+        ),
         ("{name: trtllm, chunk_unit_size: 24}", "must be a multiple of engine.block_size (16)"),
     ],
 )
@@ -167,6 +176,34 @@ def test_sglang_keeps_what_a_refused_one_has_given() -> None:
     assert sum(row["preemptions"] for row in rows) > 0
     finished = [row for row in rows if row["status"] == "finished"]
     assert all(row["output_tokens"] == 260 for row in finished)
+
+
+def test_who_is_aborted_by_sglang_was_not_preempted() -> None:
+    """The one that runs cannot grow beside a prompt under way: the recorded case interval_abort."""
+    asked = [Request(0, "a", 0.0, 300, 780, 780), Request(1, "b", 0.3, 700, 10, 10)]
+    data = {
+        "model": "llama-3.1-8b",
+        "gpu": "h100_sxm",
+        "engine": {"max_model_len": 4096, "num_gpu_blocks_override": 1201, "block_size": 1},
+        "policy": {
+            "name": "sglang",
+            "max_running_requests": 8,
+            "chunked_prefill_size": 64,
+            "schedule_conservativeness": 0.01,
+            "prefill_decode_interval": 30,
+            "disable_overlap_schedule": True,
+        },
+        "workload": dict(random_cases.OWN),
+        "cost": {"name": "linear", "base_s": 0.006},
+    }
+    for fast_forward in (True, False):
+        scenario = random_cases.scenario_of(data, fast_forward)
+        records = Records(sim.simulate(scenario, source=Fixed(iter(asked), len(asked))), asked)
+        assert records.requests["status"].tolist() == ["failed", "finished"]
+        assert records.requests["preemptions"].tolist() == [0, 0]
+        assert (records.steps["seqs"] == 0).sum() == 1
+        assert not records.steps["preempted"].any()
+        clocks_never_go_back(records)
 
 
 def test_trtllm_sets_memory_aside_for_max_tokens() -> None:

@@ -127,6 +127,10 @@ class SGLang:
             return f"chunked_prefill_size ({size}) must be a multiple of the page size, engine.block_size ({page})"
         if self.schedule_policy == "shortest-prefill-first" and not engine.enable_prefix_caching:
             return "schedule_policy shortest-prefill-first needs the radix cache: engine.enable_prefix_caching: true"
+        if self.enable_priority_scheduling and self.schedule_policy not in ("fcfs", "lof"):
+            return f"enable_priority_scheduling: true needs schedule_policy fcfs or lof, not {self.schedule_policy}"
+        if self.retraction_policy == "priority" and not self.enable_priority_scheduling:
+            return "retraction_policy priority needs enable_priority_scheduling: true; without it, length"
         return None
 
     def places(self, batch: Batch) -> int:
@@ -169,8 +173,8 @@ class SGLang:
         queue: Waiting = batch.waiting  # type: ignore[assignment]
         plan = batch.plan
         self._catch_up(batch, queue)
-        queue.step, queue.retracted, queue.given_up = "none", [], None
-        if not queue and not batch.running:
+        queue.step, queue.retracted = "none", []
+        if not queue and not batch.running and batch.processed == batch.step:
             queue.ratio = self._start
         if queue.half is not None and not queue.stored:
             batch.kv.checkpoint(queue.half, queue.half.computed)  # type: ignore[attr-defined]
@@ -189,7 +193,7 @@ class SGLang:
             if queue.half is not None or waits:
                 full = len(queue.run) >= self.prefill_decode_interval_min_bs
                 plan.repeat = 1 + queue.countdown if full else 1
-        if plan.preempted:
+        if plan.preempted or plan.aborted:
             plan.again = True
 
     def describe(self, batch: Batch) -> dict[str, Any]:
@@ -202,10 +206,7 @@ class SGLang:
             "order": [*prompts, *decoding],
             "kind": queue.step,
             "retracted": lost,
-            "preempted": [
-                *lost,
-                *(s.request.id for s in plan.preempted if s not in queue.retracted and s is not queue.given_up),
-            ],
+            "preempted": [*lost, *(s.request.id for s in plan.preempted if s not in queue.retracted)],
             "free": kv.free * kv.size,
             "evictable": kv.evictable * kv.size,
             "running": len(queue.run),

@@ -74,11 +74,7 @@ def retract(policy: SGLang, batch: Batch, queue: Waiting) -> None:
         lose(batch, lost[-1])
         batch.kv.make_room(-(-RETRACT_TOKENS * len(run) // batch.kv.size))
     if len(run) == 1 and not fits(batch):
-        last = run.pop()
-        lose(batch, last)
-        last.preemptions -= 1
-        queue.given_up = last
-        batch.give_up(last, "aborted: the KV cache is too small for it beside a prompt under way")
+        batch.abort(run.pop(), "aborted: the KV cache is too small for it beside a prompt under way")
     batch.reorder(run, queue.highest + 1)
     queue.highest += len(run)
     queue.ratio = 0

@@ -37,7 +37,7 @@ class PrefillPass:
         self.chosen: list[Row] = []
         self.half: Sequence | None = None
         self.victims: list[Sequence] = []
-        self.state = GO
+        self.state = self.look()
         self._ends: list[tuple[float, int]] | None = None  # of the check without a cache: (left, occupied)
 
     # -- estimates
@@ -102,9 +102,9 @@ class PrefillPass:
             if self.queue.full and not (preempting and self._preempt_for(seq)):
                 break
             if not self._try(seq):
+                if self.state == NO_TOKEN:  # found by a try: with nobody waiting it says nothing
+                    self.queue.full = bool(self.chosen or self.queue.run)
                 break
-        if self.state == NO_TOKEN:
-            self.queue.full = bool(self.chosen or self.queue.run)
 
     def _go_on(self, half: Sequence) -> None:
         """The half-computed prompt comes first, even where the memory may not suffice for its outputs."""

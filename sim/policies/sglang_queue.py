@@ -54,7 +54,6 @@ class Waiting(list["Sequence"]):
         self.seen = 0  # step of the last decision
         self.step = "none"  # its kind
         self.retracted: list[Sequence] = []  # by this decision
-        self.given_up: Sequence | None = None  # likewise
 
     def head(self) -> Sequence:
         return self[0]
