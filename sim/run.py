@@ -194,9 +194,10 @@ class _Run:
                 )
                 continue
             engine.stop(self.end_s + ROUNDING_S)
+            never = getattr(engine.policy, "never", lambda batch: "the KV cache is too small for it")
             for seq in engine.unfinished():
                 if self.end_s == inf:
-                    seq.status, seq.reason = FAILED, "it can never be scheduled: the KV cache is too small for it"
+                    seq.status, seq.reason = FAILED, f"it can never be scheduled: {never(engine.lane)}"
                 self.requests.close(seq)
         for seq in self.front_end.under_way.values():
             self.requests.close(seq)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import sim
-from sim import ScenarioError
+from sim import ScenarioError, registry
 from sim.request import Request
 from sim.workload.source import Fixed
 from tests import random_cases
@@ -133,3 +133,37 @@ def test_trtllm_sets_memory_aside_for_max_tokens() -> None:
     assert rows[2]["first_scheduled_s"] >= rows[1]["finish_s"]
     sooner = run({"name": "trtllm", "capacity_scheduler_policy": "MAX_UTILIZATION"}, asked)
     assert sooner[2]["first_scheduled_s"] < rows[2]["first_scheduled_s"]
+
+
+@pytest.mark.parametrize("fits", [False, True])
+def test_trtllm_says_that_a_chunk_does_not_fit_the_budget(fits: bool) -> None:
+    """Prompts over the budget never start, shorter ones pass them: the recordings' case unit_over_budget."""
+    asked = [Request(0, "r0", 0.0, 100, 5, 5), Request(1, "r1", 0.0, 30, 5, 5)]
+    unit = 32 if fits else 64
+    rows = run({"name": "trtllm", "enable_chunked_prefill": True, "max_num_tokens": 40, "chunk_unit_size": unit}, asked)
+    assert [row["status"] for row in rows] == ["finished" if fits else "failed", "finished"]
+    never = "it can never be scheduled: a chunk of 64 tokens (chunk_unit_size) does not fit max_num_tokens (40)"
+    assert rows[0]["reason"] == (None if fits else never)
+
+
+def test_trtllm_says_that_a_paused_prompt_outgrew_the_budget() -> None:
+    """A paused request's outputs are computed as prompt, and whole prompts of more than the budget are an error."""
+    asked = [Request(i, f"r{i}", 0.0, 90, 290, 290) for i in range(6)]
+    policy = {"name": "trtllm", "capacity_scheduler_policy": "MAX_UTILIZATION", "max_num_tokens": 100}
+    rows = run(policy, asked, num_gpu_blocks_override=40)
+    failed = [row["reason"] for row in rows if row["status"] == "failed"]
+    assert failed
+    assert all(reason.endswith("is over max_num_tokens (100)") for reason in failed)
+
+
+def test_tgi_says_that_a_prompt_is_too_long_where_no_output_is_asked_for() -> None:
+    """Without a max_tokens of its own a request may give what max_total_tokens leaves, at least 0."""
+    asked = [Request(0, "r0", 0.0, 120, 5, None), Request(1, "r1", 0.0, 20, 5, 0)]
+    rows = run({"name": "tgi", "max_total_tokens": 100, "max_batch_prefill_tokens": 100}, asked)
+    assert rows[0]["reason"] == "validation: the prompt of 120 tokens is longer than max_input_tokens (99)"
+    assert rows[1]["reason"] == "validation: the prompt is empty, or no output is asked for"
+
+
+@pytest.mark.parametrize(("tokens", "blocks"), [(10, 0), (16, 0), (32, 1), (40, 1)])
+def test_tgi_never_uses_one_of_its_blocks(tokens: int, blocks: int) -> None:
+    assert registry.get("policy", "tgi")(max_batch_total_tokens=tokens).pool(100, 16, False).total == blocks

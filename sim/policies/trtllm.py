@@ -163,6 +163,15 @@ class TRTLLM:
             return f"{prompt} + {limit} tokens can never fit the KV cache of {kv_tokens} tokens"
         return Terms(limit)
 
+    def never(self, batch: Batch) -> str:
+        """What keeps those from being served who are left when nothing else comes: memory fits whom it accepts."""
+        if not self.enable_chunked_prefill:
+            return (
+                f"with its earlier outputs its prompt, or one before it, is over max_num_tokens ({self.max_num_tokens})"
+            )
+        unit = self.chunk_unit_size or batch.kv.size
+        return f"a chunk of {unit} tokens (chunk_unit_size) does not fit max_num_tokens ({self.max_num_tokens})"
+
     # -- a decision
 
     def decide(self, batch: Batch, now_s: float) -> None:
