@@ -19,7 +19,7 @@ from .columns import values_of
 from .consistency import check
 from .cost.calibration import Calibration
 from .cost.roofline import RooflinePricer
-from .engine import Engine
+from .engine import LIVELOCK, Engine
 from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
@@ -188,9 +188,11 @@ class _Run:
         """The clock has stopped: whatever has not ended gets its row too."""
         for engine in self.engines:
             if engine.stalled:
+                why = f"{engine.why}; raise the KV cache"
+                if engine.why == LIVELOCK:
+                    why = "sequences preempted each other for ever; raise the KV cache or lower max_num_seqs"
                 self.warnings.append(
-                    f"replica {engine.number} came to a standstill at {engine.lane.ends[-1]:.3f} s: sequences preempted"
-                    " each other for ever; raise the KV cache or lower max_num_seqs"
+                    f"replica {engine.number} came to a standstill at {engine.lane.ends[-1]:.3f} s: {why}"
                 )
                 continue
             engine.stop(self.end_s + ROUNDING_S)

@@ -167,3 +167,38 @@ def test_tgi_says_that_a_prompt_is_too_long_where_no_output_is_asked_for() -> No
 @pytest.mark.parametrize(("tokens", "blocks"), [(10, 0), (16, 0), (32, 1), (40, 1)])
 def test_tgi_never_uses_one_of_its_blocks(tokens: int, blocks: int) -> None:
     assert registry.get("policy", "tgi")(max_batch_total_tokens=tokens).pool(100, 16, False).total == blocks
+
+
+def small_trtllm(capacity: str, blocks: int, *asked: tuple[float, int, int, tuple[tuple[str, int], ...]]) -> list[Any]:
+    """Status, outputs and reason of each (arrival, prompt, outputs, prefix), in blocks of 4, with 8 tokens a step."""
+    policy = {"name": "trtllm", "max_num_tokens": 8, "capacity_scheduler_policy": capacity}
+    policy |= {"enable_chunked_prefill": True, "disable_overlap_scheduler": True}
+    made = [Request(i, f"r{i}", at, prompt, n, n, 0, prefix) for i, (at, prompt, n, prefix) in enumerate(asked)]
+    rows = run(policy, made, max_model_len=36, num_gpu_blocks_override=blocks + 1, block_size=4)
+    return [(row["status"], row["output_tokens"], row["reason"]) for row in rows]
+
+
+def test_trtllm_prompts_wait_for_each_other_for_ever() -> None:
+    """Rule: the second pass ends at the first whose need is not met; nobody behind is tried, even in its prompt.
+
+    r1 is skipped while r0 computes its prefix, so r2 starts. r1 then stands first and needs more than r2 leaves.
+    """
+    rows = small_trtllm("GUARANTEED_NO_EVICT", 10, (0, 11, 4, (("b", 9),)), (0, 24, 6, (("b", 13),)), (0, 9, 6, ()))
+    assert [status for status, _, _ in rows] == ["finished", "failed", "failed"]
+    assert all(reason.endswith("hold, which may not pass it") for _, _, reason in rows[1:])
+
+
+def test_trtllm_may_run_out_of_blocks_by_its_own_count() -> None:
+    """Rule: R is the number of referenced blocks of the match, at most (P - 1) // block_size. So R of r3 is 2, though
+    only one of the two blocks that it can use is referenced: its third, which it computes again, counts too."""
+    rows = small_trtllm(
+        "STATIC_BATCH",
+        10,
+        (0, 1, 8, ()),
+        (0.011, 12, 3, (("b", 9),)),
+        (0.031, 20, 7, (("b", 17),)),
+        (0.031, 12, 8, (("b", 12),)),
+    )
+    assert [(status, outputs) for status, outputs, _ in rows[:2]] == [("finished", 8), ("finished", 3)]
+    assert [(status, outputs) for status, outputs, _ in rows[2:]] == [("failed", 5), ("failed", 5)]
+    assert all(reason.startswith("no free block is left") for _, _, reason in rows[2:])

@@ -19,7 +19,7 @@ from ..kv import NO_HIT, BlockPool, Hit
 from ..registry import register
 from ..request import DECODING, PARTIAL, WAITING, Terms
 from ..trtllm_cache import TRTLLMCache
-from .trtllm_budget import Prompts, TokenBudget
+from .trtllm_budget import Prompts, TokenBudget, growth, standstill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -164,13 +164,7 @@ class TRTLLM:
         return Terms(limit)
 
     def never(self, batch: Batch) -> str:
-        """What keeps those from being served who are left when nothing else comes: memory fits whom it accepts."""
-        if not self.enable_chunked_prefill:
-            return (
-                f"with its earlier outputs its prompt, or one before it, is over max_num_tokens ({self.max_num_tokens})"
-            )
-        unit = self.chunk_unit_size or batch.kv.size
-        return f"a chunk of {unit} tokens (chunk_unit_size) does not fit max_num_tokens ({self.max_num_tokens})"
+        return standstill(self, batch)
 
     # -- a decision
 
@@ -338,10 +332,10 @@ class TRTLLM:
     ) -> None:
         """Blocks are taken: prompts first, those that stay incomplete before the others, then those that generate."""
         kv, plan = batch.kv, batch.plan
+        order = ends_last(chunks, {seq: new for seq, (new, _) in chunks.items()})
+        first = [seq for seq in order if seq.state == WAITING]
+        hits = kv.begin(first, growth(batch, generating)) if isinstance(kv, TRTLLMCache) else {}
         if chunks:
-            order = ends_last(chunks, {seq: new for seq, (new, _) in chunks.items()})
-            first = [seq for seq in order if seq.state == WAITING]
-            hits = kv.begin(first) if isinstance(kv, TRTLLMCache) else {}
             for seq in order:
                 new = chunks[seq][0]
                 if seq.state != WAITING:
