@@ -8,6 +8,7 @@ from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 from .environment import STEP_END, Call, Environment
+from .kv import OutOfBlocks
 from .lane import Lane
 from .request import DECODING, DONE, FAILED, FINISHED, REJECTED, Sequence
 from .stretch import Stretch, horizon
@@ -69,6 +70,7 @@ class Engine:
         self.pcie_bytes_per_s = getattr(policy, "pcie_gb_per_s", 0.0) * 1e9
         self.watchdog = Watchdog()
         self.stalled = False
+        self.why = ""  # it is stalled
         self.watched = False  # somebody asks for the KV blocks in use
         self.decisions = 0
         self.prefill_keys = self.prefill_pairs = 0  # read by prompts; (query, visible key) of prompts: for utilisation
@@ -97,7 +99,7 @@ class Engine:
     def submit(self, seq: Sequence) -> None:
         """seq has come, at seq.reach_s, which is now or, for what a step's end has caused, the next instant."""
         if self.stalled:
-            seq.status, seq.reason = FAILED, LIVELOCK
+            seq.status, seq.reason = FAILED, self.why
             self.on_done(seq)
             return
         self._inbox.append(seq)
@@ -226,7 +228,14 @@ class Engine:
         lane.start_s = start_s
         plan = lane.plan
         plan.clear()
-        self.policy.decide(lane, now_s)
+        try:
+            self.policy.decide(lane, now_s)
+        except OutOfBlocks as error:
+            while lane.processed < step:
+                lane.process()
+            self._collect()
+            self._fail(str(error))
+            return False
         if lane.gone:
             lane.gone.clear()
         if lane.refused:
@@ -252,7 +261,7 @@ class Engine:
                 self._settle()
             return True
         if preempted and self.watchdog.sees_livelock(lane, self.more_may_come):
-            self._fail()
+            self._fail(LIVELOCK)
             return False
         prompts, new_tokens, whole = [], 0, 0
         if plan.all_decode:
@@ -367,13 +376,13 @@ class Engine:
         """Requests here that have not ended, strictly before now."""
         return len(self.lane.running) + len(self.lane.waiting) + len(self._inbox)
 
-    def _fail(self) -> None:
+    def _fail(self, why: str) -> None:
         """No progress is possible: all that is here fails, so does all that will come; the engine stands still."""
-        self.stalled = True
+        self.stalled, self.why = True, why
         self.log.stop(self.lane.step)
         self._count_prefill(0)
         for seq in self.unfinished():
             self.lane.truncate(seq, self.lane.step, self.log.ticks)
-            seq.status, seq.reason = FAILED, LIVELOCK
+            seq.status, seq.reason = FAILED, self.why
             self.on_done(seq)
         self._inbox.clear()

@@ -23,6 +23,10 @@ class Hit(NamedTuple):
 NO_HIT = Hit()
 
 
+class OutOfBlocks(Exception):
+    """What a decision relied on is not there, and the real engine would stop with an error. `str` says why."""
+
+
 class BlockPool:
     """`total` KV blocks of `size` tokens each, without prefix cache.
 

@@ -19,7 +19,7 @@ from .columns import values_of
 from .consistency import check
 from .cost.calibration import Calibration
 from .cost.roofline import RooflinePricer
-from .engine import Engine
+from .engine import LIVELOCK, Engine
 from .environment import Environment
 from .errors import Complaint
 from .frontend import FrontEnd, Limits, Progress
@@ -188,15 +188,18 @@ class _Run:
         """The clock has stopped: whatever has not ended gets its row too."""
         for engine in self.engines:
             if engine.stalled:
+                why = f"{engine.why}; raise the KV cache"
+                if engine.why == LIVELOCK:
+                    why = "sequences preempted each other for ever; raise the KV cache or lower max_num_seqs"
                 self.warnings.append(
-                    f"replica {engine.number} came to a standstill at {engine.lane.ends[-1]:.3f} s: sequences preempted"
-                    " each other for ever; raise the KV cache or lower max_num_seqs"
+                    f"replica {engine.number} came to a standstill at {engine.lane.ends[-1]:.3f} s: {why}"
                 )
                 continue
             engine.stop(self.end_s + ROUNDING_S)
+            never = getattr(engine.policy, "never", lambda batch: "the KV cache is too small for it")
             for seq in engine.unfinished():
                 if self.end_s == inf:
-                    seq.status, seq.reason = FAILED, "it can never be scheduled: the KV cache is too small for it"
+                    seq.status, seq.reason = FAILED, f"it can never be scheduled: {never(engine.lane)}"
                 self.requests.close(seq)
         for seq in self.front_end.under_way.values():
             self.requests.close(seq)

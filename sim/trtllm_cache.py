@@ -14,8 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from .content import content, cut
-from .kv import NO_HIT, BlockPool, Hit
+from .kv import NO_HIT, BlockPool, Hit, OutOfBlocks
 from .request import PARTIAL, Sequence
+
+SHORT = "no free block is left: by TensorRT-LLM's rule a cached block counted as held that was not"
+"""Of a match with a gap of unreferenced blocks, or shared with one who was then paused. Its allocation fails there."""
 
 
 class Node:
@@ -62,6 +65,8 @@ class TRTLLMCache(BlockPool):
         return self.held
 
     def take(self, n: int) -> None:
+        if n > self.free:
+            raise OutOfBlocks(SHORT)
         self.free -= n
         self.held += n
         while n:
@@ -106,8 +111,9 @@ class TRTLLMCache(BlockPool):
         shared = [item for item in seq.held or () if item is not None and item.refs - gone.get(item, 0) > 1]
         return blocks - len(shared)
 
-    def begin(self, seqs: list[Sequence]) -> dict[Sequence, Hit]:
-        """The hits of those who start in this step, referenced: all are found before any takes new blocks.
+    def begin(self, seqs: list[Sequence], growth: int) -> dict[Sequence, Hit]:
+        """The hits of those who start in this step, referenced: all are found before any takes new blocks, and all
+        others that the step takes, `growth`, must be there too.
 
         A matched part-filled block leaves the tree and belongs to the first who matched it; others copy it.
         """
@@ -133,6 +139,8 @@ class TRTLLMCache(BlockPool):
                     self._unlink(item)
                     self.free -= 1
             hits[seq] = Hit(blocks, 0, found, tokens)
+        if growth + sum([-(-seq.known // self.size) - hits[seq].blocks for seq in seqs]) > self.free:
+            raise OutOfBlocks(SHORT)
         for part in parts:
             assert part.node is not None
             self._empty(part.node)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import sim
-from sim import ScenarioError
+from sim import ScenarioError, registry
 from sim.policies.tgi import more_in_goes
 from sim.request import Request
 from sim.workload.source import Fixed
@@ -233,3 +233,72 @@ def test_who_ends_in_one_step_is_released_in_the_order_of_the_batch() -> None:
         steps = [line for line in engine_parity.replay("sglang", case, fast_forward) if "tokens" in line]
         first = {name: next(line["tokens"][name] for line in steps if name in line["tokens"]) for name in shapes}
         assert first == {"A": 100, "B": 120, "F": 5, "C": 250, "D": 110}
+
+
+@pytest.mark.parametrize("fits", [False, True])
+def test_trtllm_says_that_a_chunk_does_not_fit_the_budget(fits: bool) -> None:
+    """Prompts over the budget never start, shorter ones pass them: the recordings' case unit_over_budget."""
+    asked = [Request(0, "r0", 0.0, 100, 5, 5), Request(1, "r1", 0.0, 30, 5, 5)]
+    unit = 32 if fits else 64
+    rows = run({"name": "trtllm", "enable_chunked_prefill": True, "max_num_tokens": 40, "chunk_unit_size": unit}, asked)
+    assert [row["status"] for row in rows] == ["finished" if fits else "failed", "finished"]
+    never = "it can never be scheduled: a chunk of 64 tokens (chunk_unit_size) does not fit max_num_tokens (40)"
+    assert rows[0]["reason"] == (None if fits else never)
+
+
+def test_trtllm_says_that_a_paused_prompt_outgrew_the_budget() -> None:
+    """A paused request's outputs are computed as prompt, and whole prompts of more than the budget are an error."""
+    asked = [Request(i, f"r{i}", 0.0, 90, 290, 290) for i in range(6)]
+    policy = {"name": "trtllm", "capacity_scheduler_policy": "MAX_UTILIZATION", "max_num_tokens": 100}
+    rows = run(policy, asked, num_gpu_blocks_override=40)
+    failed = [row["reason"] for row in rows if row["status"] == "failed"]
+    assert failed
+    assert all(reason.endswith("is over max_num_tokens (100)") for reason in failed)
+
+
+def test_tgi_says_that_a_prompt_is_too_long_where_no_output_is_asked_for() -> None:
+    """Without a max_tokens of its own a request may give what max_total_tokens leaves, at least 0."""
+    asked = [Request(0, "r0", 0.0, 120, 5, None), Request(1, "r1", 0.0, 20, 5, 0)]
+    rows = run({"name": "tgi", "max_total_tokens": 100, "max_batch_prefill_tokens": 100}, asked)
+    assert rows[0]["reason"] == "validation: the prompt of 120 tokens is longer than max_input_tokens (99)"
+    assert rows[1]["reason"] == "validation: the prompt is empty, or no output is asked for"
+
+
+@pytest.mark.parametrize(("tokens", "blocks"), [(10, 0), (16, 0), (32, 1), (40, 1)])
+def test_tgi_never_uses_one_of_its_blocks(tokens: int, blocks: int) -> None:
+    assert registry.get("policy", "tgi")(max_batch_total_tokens=tokens).pool(100, 16, False).total == blocks
+
+
+def small_trtllm(capacity: str, blocks: int, *asked: tuple[float, int, int, tuple[tuple[str, int], ...]]) -> list[Any]:
+    """Status, outputs and reason of each (arrival, prompt, outputs, prefix), in blocks of 4, with 8 tokens a step."""
+    policy = {"name": "trtllm", "max_num_tokens": 8, "capacity_scheduler_policy": capacity}
+    policy |= {"enable_chunked_prefill": True, "disable_overlap_scheduler": True}
+    made = [Request(i, f"r{i}", at, prompt, n, n, 0, prefix) for i, (at, prompt, n, prefix) in enumerate(asked)]
+    rows = run(policy, made, max_model_len=36, num_gpu_blocks_override=blocks + 1, block_size=4)
+    return [(row["status"], row["output_tokens"], row["reason"]) for row in rows]
+
+
+def test_trtllm_prompts_wait_for_each_other_for_ever() -> None:
+    """Rule: the second pass ends at the first whose need is not met; nobody behind is tried, even in its prompt.
+
+    r1 is skipped while r0 computes its prefix, so r2 starts. r1 then stands first and needs more than r2 leaves.
+    """
+    rows = small_trtllm("GUARANTEED_NO_EVICT", 10, (0, 11, 4, (("b", 9),)), (0, 24, 6, (("b", 13),)), (0, 9, 6, ()))
+    assert [status for status, _, _ in rows] == ["finished", "failed", "failed"]
+    assert all(reason.endswith("hold, which may not pass it") for _, _, reason in rows[1:])
+
+
+def test_trtllm_may_run_out_of_blocks_by_its_own_count() -> None:
+    """Rule: R is the number of referenced blocks of the match, at most (P - 1) // block_size. So R of r3 is 2, though
+    only one of the two blocks that it can use is referenced: its third, which it computes again, counts too."""
+    rows = small_trtllm(
+        "STATIC_BATCH",
+        10,
+        (0, 1, 8, ()),
+        (0.011, 12, 3, (("b", 9),)),
+        (0.031, 20, 7, (("b", 17),)),
+        (0.031, 12, 8, (("b", 12),)),
+    )
+    assert [(status, outputs) for status, outputs, _ in rows[:2]] == [("finished", 8), ("finished", 3)]
+    assert [(status, outputs) for status, outputs, _ in rows[2:]] == [("failed", 5), ("failed", 5)]
+    assert all(reason.startswith("no free block is left") for _, _, reason in rows[2:])

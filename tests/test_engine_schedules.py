@@ -16,7 +16,7 @@ DATA = Path(__file__).parent / "data"
 COUNTS = {"vllm": 66, "trtllm": 67, "tgi": 41, "sglang": 60}
 CASES = [(engine, case) for engine in COUNTS for case in sorted((DATA / f"{engine}_schedules").glob("*.case.json.gz"))]
 TOLERANCE = 1e-9
-NUMBERS = ("start", "duration", "scheduled_at", "first_scheduled", "first_token", "finish", "ratio")
+NUMBERS = ("start", "duration", "end", "scheduled_at", "first_scheduled", "first_token", "finish", "ratio")
 
 
 def golden_of(case: Path) -> list[dict[str, Any]]:
@@ -71,3 +71,4 @@ def test_schedule_equals_the_recorded_one(engine: str, case: Path, fast_forward:
         for flag in ("rejected", "aborted"):
             assert end["requests"][name].get(flag, False) == golden.get(flag, False), name
     assert sorted(end["stuck"]) == sorted(golden_end["stuck"])
+    compare({"end": end["end"]}, {"end": golden_end["end"]}, "the last line")

@@ -40,6 +40,7 @@ class Policy(Protocol):
     `pool(total, size, caching) -> BlockPool`: its engine's KV cache (default: a plain one);
     `accept(request, batch, in_system, kv_tokens) -> Terms | str`: on what terms its front end takes a request, or why
     not, when `in_system` others are there; kv_tokens: what the KV cache holds, infinite where nobody is refused for it;
+    `never(batch) -> str`: why those who are left at the end are never served (default: for want of KV cache);
     `decides_idle: bool`: it is asked even when nothing is there (default False);
     `describe(batch) -> dict`: of the decision just made, what its engine would log, and `order`: who is in the step, in
     its own order. Asked only where the content of steps is recorded;

@@ -104,7 +104,7 @@ class TGI:
     def pool(self, total: int, size: int, caching: bool) -> BlockPool:
         """One block is never used: here it is vLLM's null block, which the total lacks already."""
         if self.max_batch_total_tokens is not None:
-            total = min(total, self.max_batch_total_tokens // size - 1)
+            total = min(total, max(self.max_batch_total_tokens // size - 1, 0))
         return (TGICache if caching and not self.requires_padding else BlockPool)(total, size)
 
     def check(self, engine: Engine, max_model_len: int) -> str | None:
@@ -149,10 +149,10 @@ class TGI:
         prompt, asked = request.prompt_tokens, request.max_tokens
         asked = max(total - prompt, 0) if asked is None else asked
         new = min(asked, MOST_NEW)
-        if prompt <= 0 or new <= 0:
-            return "validation: the prompt is empty, or no output is asked for"
         if prompt > longest:
             return f"validation: the prompt of {prompt} tokens is longer than max_input_tokens ({longest})"
+        if prompt <= 0 or new <= 0:
+            return "validation: the prompt is empty, or no output is asked for"
         if prompt + new > total:
             return f"validation: {prompt} + {new} tokens are more than max_total_tokens ({total})"
         if not self.requires_padding and kv_tokens < inf and prompt + new - 1 > batch.kv.total * batch.kv.size:

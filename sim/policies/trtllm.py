@@ -19,7 +19,7 @@ from ..kv import NO_HIT, BlockPool, Hit
 from ..registry import register
 from ..request import DECODING, PARTIAL, WAITING, Terms
 from ..trtllm_cache import TRTLLMCache
-from .trtllm_budget import Prompts, TokenBudget
+from .trtllm_budget import Prompts, TokenBudget, growth, standstill
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -162,6 +162,9 @@ class TRTLLM:
         if prompt + limit > kv_tokens:
             return f"{prompt} + {limit} tokens can never fit the KV cache of {kv_tokens} tokens"
         return Terms(limit)
+
+    def never(self, batch: Batch) -> str:
+        return standstill(self, batch)
 
     # -- a decision
 
@@ -329,10 +332,10 @@ class TRTLLM:
     ) -> None:
         """Blocks are taken: prompts first, those that stay incomplete before the others, then those that generate."""
         kv, plan = batch.kv, batch.plan
+        order = ends_last(chunks, {seq: new for seq, (new, _) in chunks.items()})
+        first = [seq for seq in order if seq.state == WAITING]
+        hits = kv.begin(first, growth(batch, generating)) if isinstance(kv, TRTLLMCache) else {}
         if chunks:
-            order = ends_last(chunks, {seq: new for seq, (new, _) in chunks.items()})
-            first = [seq for seq in order if seq.state == WAITING]
-            hits = kv.begin(first) if isinstance(kv, TRTLLMCache) else {}
             for seq in order:
                 new = chunks[seq][0]
                 if seq.state != WAITING:

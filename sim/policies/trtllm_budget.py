@@ -116,6 +116,23 @@ class TokenBudget:
         return {seq: (new, spared) for (seq, _, spared), new in zip(rows, got, strict=True) if new}
 
 
+def growth(batch: Batch, generating: list[Sequence] | None) -> int:
+    """New blocks of those who generate in this step (None: all that decode)."""
+    if generating is None:
+        return batch.decodes.by_position[batch.decodes.tick % batch.kv.size]
+    return sum([batch.computed(seq) % batch.kv.size == 0 for seq in generating])
+
+
+def standstill(policy: TRTLLM, batch: Batch) -> str:
+    """What keeps those from being served who are left when nothing else comes. Each by itself fits the memory."""
+    most, unit = policy.max_num_tokens, policy.chunk_unit_size or batch.kv.size
+    if not policy.enable_chunked_prefill:
+        return f"with its earlier outputs its prompt, or one before it, is over max_num_tokens ({most})"
+    if unit > most:
+        return f"a chunk of {unit} tokens (chunk_unit_size) does not fit max_num_tokens ({most})"
+    return "the first in the active list lacks KV blocks that prompts in the middle hold, which may not pass it"
+
+
 def _cost(new: int, rest: int, spared: int) -> int:
     """Tokens that computing `new` of the `rest` of a prompt counts for, if `spared` are thought to be cached."""
     return new if not spared or spared + new < rest else max(0, rest - spared)

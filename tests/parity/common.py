@@ -114,11 +114,13 @@ class Replay:
         return found
 
     def end(self) -> Line:
-        """The last line."""
+        """The last line. The clock goes to the last arrival, even if it brings no step."""
         return {
             "requests": {row["request_id"]: request_line(row) for row in self.rows},
             "steps": len(self.steps),
-            "end": self.steps[-1]["end_s"] if self.steps else 0.0,
+            "end": max(
+                [*(row["arrival_s"] for row in self.rows), *(row["end_s"] for row in self.steps[-1:])], default=0.0
+            ),
             "stuck": [row["request_id"] for row in self.rows if stuck(row)],
         }
 

@@ -23,7 +23,7 @@ def replay(case: Case, fast_forward: bool = True) -> list[Line]:
     size = case["block_size"]
     done = Replay(
         case,
-        {"name": "tgi", **{key: case[key] for key in KEYS if case[key] is not None}},
+        {"name": "tgi", **{key: case[key] for key in KEYS if case.get(key) is not None}},
         {
             "block_size": size,
             "num_gpu_blocks_override": max(case["max_batch_total_tokens"] // size, 2),
