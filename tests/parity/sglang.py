@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+from sim.policies.sglang import SGLang
 from sim.request import Request
 
 from . import common
@@ -58,7 +59,8 @@ def replay(case: Case, fast_forward: bool = True) -> list[Line]:
         requests_of(case),
         fast_forward,
     )
-    lines = []
+    lines: list[Line] = []
+    policy = SGLang(schedule_conservativeness=case.get("schedule_conservativeness", 1.0))
     for row, entry in done.entries():
         first = row["step"] == entry["step"]
         line = done.line(row, entry, overlap)
@@ -68,6 +70,7 @@ def replay(case: Case, fast_forward: bool = True) -> list[Line]:
             line |= {"preempted": entry["preempted"], "ratio": entry["ratio"], "waiting": entry["waiting"]}
         else:
             line |= {"retracted": [], "aborted": [], "running": len(entry["tokens"])}
+            line["ratio"] = policy.decayed(lines[-1]["ratio"])
             line["free"] = (pages - row["kv_blocks_used"]) * size - entry["evictable"]
         lines.append(line)
     end = done.end()
