@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from math import inf
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -166,10 +167,9 @@ class Pricer(ABC):
         knots, intercepts, slopes = self._steady[n]
         noise = self._noise
         piece = bisect_right(knots, context) - 1
-        one_piece = context + growth * (steps - 1) < knots[piece + 1]
         if steps > LOOP:
             contexts = context + growth * np.arange(steps, dtype=np.float64)
-            if one_piece:
+            if contexts[-1] < knots[piece + 1]:
                 seconds = slopes[piece] * contexts
                 seconds += intercepts[piece]
             else:
@@ -182,24 +182,16 @@ class Pricer(ABC):
             ends.frombytes(np.add.accumulate(seconds).tobytes())
             return
         append = ends.append
-        if not one_piece:
-            for _ in range(steps):
-                start += self.step(n, context, (), n)
-                append(start)
-                context += growth
-            return
-        intercept, slope = intercepts[piece], slopes[piece]
+        intercept, slope, knot = intercepts[piece], slopes[piece], knots[piece + 1]
         reading, more_read = float(context), float(growth)  # exact, and quicker to multiply
-        if noise is None:
-            for _ in range(steps):
-                start += intercept + slope * reading
-                append(start)
-                reading += more_read
-        else:
-            for factor in noise.some(steps):
-                start += (intercept + slope * reading) * factor
-                append(start)
-                reading += more_read
+        for factor in repeat(None, steps) if noise is None else noise.some(steps):
+            if reading >= knot:
+                piece = bisect_right(knots, reading) - 1
+                intercept, slope, knot = intercepts[piece], slopes[piece], knots[piece + 1]
+            price = intercept + slope * reading
+            start += price if factor is None else price * factor
+            append(start)
+            reading += more_read
 
     def anew(self, steps: int, tokens: int, start: float, ends: "array[float]") -> None:
         blocks = range(tokens // BLOCK, (tokens + steps - 1) // BLOCK + 1)

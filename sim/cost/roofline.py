@@ -107,6 +107,7 @@ class RooflinePricer(Pricer):
         self._shard = Shard.of(model, gpu, engine)
         self._rows_of, self._logits_of = Blocks(self._rows), Blocks(self._logits)
         self._attention_of = Memo(self._attention)
+        self._prompt_of = Memo(lambda tokens: self._prefill([(tokens, 0)]))  # attention of one, nothing before it
 
     def operators(self, n: int, context: int, prompts: Prompts, emitted: int) -> list[Operator]:
         """The operators whose prices (`seconds`), with the host's time, sum to the mean of this step."""
@@ -131,9 +132,13 @@ class RooflinePricer(Pricer):
         decode = self._attention_of[n](context) if n else 0.0
         if rows == n:
             return seconds + decode
-        operator = self._shard.prefill_attention(prompts)
-        prefill: float = self.prices.seconds(operator)
+        whole = len(prompts) == 1 and prompts[0][1] == 0
+        prefill = self._prompt_of[rows - n] if whole else self._prefill(prompts)
         return seconds + decode + prefill - self._hidden * min(decode, prefill)
+
+    def _prefill(self, prompts: Prompts) -> float:
+        found: float = self.prices.seconds(self._shard.prefill_attention(prompts))
+        return found
 
     def alone(self, tokens: NDArray[np.int64]) -> Seconds:
         attention: Seconds = self.prices.seconds(self._shard.prefill_attention([(tokens, 0)]))
