@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from . import catalog, pairs
+from . import catalog, pairs, served
 from . import winners as won
 from .headline import headline, verdicts
 from .load import find
@@ -19,9 +19,14 @@ from .variants import FEW, Variant, variants
 __all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "winners", "write_report"]
 
 COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
-PAIRED = ("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high")
+PAIRED = (
+    *("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high"),
+    *("ratio", "ratio_low", "ratio_high"),
+)
 MOST_COLUMNS = 4
 """More policies than this stand below each other."""
+LONGEST = 24
+"""Names longer than this may be broken on a terminal."""
 
 
 def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
@@ -46,21 +51,24 @@ def paired(run_folders: Iterable[Path | str]) -> pd.DataFrame:
     """What separates any two policies that met the same arrivals, a row each metric (`PAIRED`).
 
     `difference` is policy_a less policy_b, the mean over replications, each of which is paired with its like; the
-    interval as in `comparison`.
+    interval as in `comparison`. `ratio` is that of policy_a to policy_b, by which who wins is judged (`judge`).
     """
     rows = [
         (gap.a.label, gap.b.label, gap.a.rate_per_s, gap.metric, gap.mean, gap.low, gap.high)
+        + (gap.ratio or (None, None, None))
         for gap in pairs.all_gaps(variants(find(run_folders)))
     ]
     frame = pd.DataFrame(rows, columns=list(PAIRED))
-    return frame.astype(dict.fromkeys(("rate_per_s", "difference", "ci_low", "ci_high"), "float64"))
+    return frame.astype(dict.fromkeys(("rate_per_s", *PAIRED[4:]), "float64"))
 
 
 def told(run_folders: Iterable[Path | str]) -> list[str]:
     """Who wins, in sentences for the terminal: on what, by how much, why, and where that has no steady state."""
     found = variants(find(run_folders))
     many = len(_policies(found)) > 2
-    why = [f"{names}: {text}" for names, text in won.whys(won.winners(found))] if many else pairs.sentences(found)
+    why = won.sentences(found)
+    if many:
+        why = [*won.notes(found), *(f"{names}: {text}" for names, text in won.whys(won.winners(found)))]
     return [headline(found), *why, *verdicts(found)]
 
 
@@ -71,11 +79,13 @@ def winners(run_folders: Iterable[Path | str]) -> Group | None:
     if len(_policies(found)) < 3 or not (told := won.winners(found)):
         return None
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for head in ("", *won.HEADS):
-        made.add_column(head, overflow="fold")
+    names = max(len(label) for label in _policies(found)) + 2  # no name is broken, whatever stands behind it
+    for head in ("", *won.BRIEF):
+        made.add_column(head, overflow="fold", min_width=min(names, LONGEST) if head == won.BRIEF[1] else None)
     for win in told:
-        made.add_row(win.name, *win.cells(brief=True))
-    return Group(made, Text(won.heading(found), style="dim"))
+        made.add_row(win.name, *win.brief())
+    mark = " ?: not decided by them." if any(win.undecided for win in told) else ""
+    return Group(made, Text(won.heading(found) + mark, style="dim"))
 
 
 def table(run_folders: Iterable[Path | str]) -> Group:
@@ -144,7 +154,7 @@ def cells(
     behind its value, or below it where `between` is a line's end."""
     values = [variant.value(metric.name) for variant in found]
     unit, factor = catalog.shown_in(metric.unit, values if whole is None else whole)
-    best = catalog.best_of(metric, values, factor)
+    best = served.best_of(metric, found, factor)
     texts = []
     for i, (variant, value) in enumerate(zip(found, values, strict=True)):
         text = catalog.text_in(metric, value, factor) + ("°" if variant.few(metric.name) else "")

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import catalog, explore, facts, pairs, replay, winners
+from . import catalog, explore, facts, replay, served, winners
 from .commands import commands, replayed
 from .headline import headline, verdicts
 from .load import Run, find
@@ -78,7 +78,7 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
         title=facts.title(runs),
         summary=_runs(found),
         headline=headline(found),
-        sentences=pairs.sentences(found) if len(policies) < 3 else [],
+        sentences=winners.sentences(found) if len(policies) < 3 else [],
         winners=_winners(found),
         verdicts=verdicts(found),
         facts=facts.facts(runs),
@@ -137,8 +137,7 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
         mine = [variant for variant in found if variant.rate_per_s == rate]
         best = {}
         for metric in shown:
-            values = [variant.value(metric.name) for variant in mine]
-            best[metric.name] = catalog.best_of(metric, values, units[metric.name][1])
+            best[metric.name] = served.best_of(metric, mine, units[metric.name][1])
         rows = []
         for place, variant in enumerate(mine):
             cells = []

@@ -22,14 +22,27 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(label: str, *replications: dict[str, Any]) -> Variant:
-    """A variant whose replications have these values, the others as usual."""
+def requests(lost: int = 0, cut: int = 0, status: str = "rejected") -> pd.DataFrame:
+    """100 requests of 10 output tokens; the first ones did not finish, the last ones were cut to 5."""
+    finished = [number >= lost for number in range(100)]
+    tokens = [10 if number < 100 - cut else 5 for number in range(100)]
+    ends = {
+        "status": ["finished" if done else status for done in finished],
+        "output_tokens": tokens,
+        "prompt_tokens": 5,
+    }
+    return pd.DataFrame({"request_id": [f"r{number}" for number in range(100)], **ends})
+
+
+def made(label: str, *replications: dict[str, Any], **asked: Any) -> Variant:
+    """A variant whose replications have these values, the others as usual; `asked` as in `requests`."""
     runs = []
     for number, values in enumerate(replications):
         scenario = {"seed": 1, "workload": {}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
         run = Run(Path(label), scenario, USUAL | {"policy": label, "replication": number} | values, {})
         steps = {"tick": [0.0, None], "start_s": [0.0, 0.009], "end_s": [0.009, 0.01], "emitted": [10, 1]}
         run.__dict__["steps"] = pd.DataFrame(steps | {"seqs": [10, 1]})
+        run.__dict__["requests"] = requests(**asked)
         runs.append(run)
     return Variant(label, None, runs)
 
@@ -41,26 +54,33 @@ def win(metric: str, *found: Variant) -> winners.Win:
 def test_a_known_winner_with_its_interval() -> None:
     slow = made("slow", *({"p99_ttft_ms": value} for value in (199.0, 200.0, 201.0)))
     found = win("p99_ttft_ms", slow, made("fast", {}, {}, {}))
-    assert found.first.label == "fast" and found.next is slow and found.level == ()
-    assert found.cells() == ("fast 100 ms", "", "slow 200 ms", "100 ms more, 100 % (97.5 to 102)")
+    assert found.first.label == "fast" and found.next is not None and found.next.other is slow and not found.level
+    assert found.cells() == ("fast 100 ms", "", "", "slow 200 ms", "100 % more (98 to 102 %)")
     many = win("output_throughput", made("few", *[{"output_throughput": 100.0}] * 2), made("many", {}, {}))
-    assert many.cells()[3] == "900 tok/s less, 1/10 (900 to 900)"
+    assert many.cells()[4] == "90 % less (90 to 90 %)"
+    times = win("p99_ttft_ms", made("a", *[{"p99_ttft_ms": 1240.0}] * 2), made("b", {}, {}))
+    assert times.cells()[4] == "12 times (12 to 12 times)"
 
 
-def test_a_tie_is_said_to_be_one() -> None:
-    same = made("same", *({"p99_ttft_ms": value} for value in (90.0, 101.0, 112.0)))
+def test_level_is_not_the_same_as_not_decided() -> None:
+    level = made("level", *({"p99_ttft_ms": value} for value in (101.0, 101.0, 101.5)))
+    wide = made("wide", *({"p99_ttft_ms": value} for value in (80.0, 130.0, 3000.0)))
     worse = made("worse", *[{"p99_ttft_ms": 400.0}] * 3)
-    found = win("p99_ttft_ms", worse, same, made("best", {}, {}, {}))
-    assert found.first.label == "best" and [one.label for one, _ in found.level] == ["same"] and found.next is worse
-    assert found.cells()[1].startswith("same (-26.3 to 28.3") and found.cells(brief=True)[1] == "same"
-    assert winners.LEVEL in winners.heading([same, worse])
-    alone = win("p99_ttft_ms", same, made("best", {}, {}, {}))
-    assert alone.next is None and alone.cells()[2:] == ("", "") and alone.why == ""
+    best = made("best", {}, {}, {})
+    found = win("p99_ttft_ms", worse, level, best, wide)
+    assert found.first is best and [each.other for each in found.level] == [level]
+    assert [each.other for each in found.undecided] == [wide] and found.next is not None and found.next.other is worse
+    assert found.cells()[1] == "level" and found.cells()[2].startswith("wide 1.07 s (0.0")
+    assert found.brief()[1] == "level, wide?" and winners.LEVEL in winners.heading([best, worse])
+    note = next(text for text in winners.notes([best, wide]) if text.startswith("Not decided (TTFT p99)"))
+    assert "replications would decide" in note
+    alone = win("p99_ttft_ms", level, best)
+    assert alone.next is None and alone.cells()[3:] == ("", "") and alone.why == ""
 
 
 def test_one_replication_has_no_interval() -> None:
     both = [made("a", {}), made("b", {"p99_ttft_ms": 150.0})]
-    assert win("p99_ttft_ms", *both).cells() == ("a 100 ms", "", "b 150 ms", "50.0 ms more, 50 %")
+    assert win("p99_ttft_ms", *both).cells() == ("a 100 ms", "", "", "b 150 ms", "50 % more")
     assert "no intervals" in winners.heading(both)
     assert win("mean_e2el_ms", *both).next is None  # equal
     assert winners.winners(both[:1]) == [] and winners.markdown(both[:1], "x") == ""
