@@ -4,7 +4,7 @@ What counts as better is decided by `judge`, from replications that met the same
 them (`served`) is named, and left out where that would flatter it. Why is told by `reasons`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from . import catalog, reasons, served
@@ -31,6 +31,7 @@ class Win:
 
     standing: Standing
     left_out: tuple[Variant, ...] = ()
+    short: Mapping[Variant, served.Shortfall] | None = None
 
     @property
     def metric(self) -> catalog.Metric:
@@ -59,7 +60,7 @@ class Win:
 
     @property
     def why(self) -> str:
-        return "" if self.next is None else reasons.why(self.metric.name, self.first, self.next.other)
+        return "" if self.next is None else reasons.why(self.metric.name, self.first, self.next.other, self.short)
 
     def cells(self) -> tuple[str, ...]:
         """As headed by `HEADS`; empty where there is nothing to say."""
@@ -110,7 +111,7 @@ def winners(found: Sequence[Variant]) -> list[Win]:
         there = [variant for variant in mine if variant.value(metric.name) is not None]
         fit = [variant for variant in there if not served.unfit(metric.name, short[variant])]
         if len(there) > 1 and (stands := standing(fit, metric)) is not None:
-            made.append(Win(stands, tuple(variant for variant in there if variant not in fit)))
+            made.append(Win(stands, tuple(variant for variant in there if variant not in fit), short))
     return made
 
 
@@ -160,7 +161,7 @@ def sentences(found: Sequence[Variant]) -> list[str]:
 
 def portraits(found: Sequence[Variant]) -> list[str]:
     """Where the time of each policy's requests goes and what its engines do, a sentence each, at the highest rate."""
-    return [reasons.portrait(variant) for variant in _at_highest(found)]
+    return [reasons.portrait(one, short) for one, short in served.shortfalls(_at_highest(found)).items()]
 
 
 def heading(found: Sequence[Variant]) -> str:
