@@ -14,7 +14,7 @@ from .headline import headline, verdicts
 from .load import find
 from .plots.style import note_of, rate_name, rates_of
 from .report import write_report
-from .variants import FEW, Variant, variants
+from .variants import FEW, Variant, finished, variants
 
 __all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "winners", "write_report"]
 
@@ -25,8 +25,8 @@ PAIRED = (
 )
 MOST_COLUMNS = 4
 """More policies than this stand below each other."""
-LONGEST = 24
-"""Names longer than this may be broken on a terminal."""
+LONGEST = 12
+"""Names longer than this stand on two lines, divided where they have a mark."""
 
 
 def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
@@ -79,11 +79,11 @@ def winners(run_folders: Iterable[Path | str]) -> Group | None:
     if len(_policies(found)) < 3 or not (told := won.winners(found)):
         return None
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    names = max(len(label) for label in _policies(found)) + 2  # no name is broken, whatever stands behind it
     for head in ("", *won.BRIEF):
-        made.add_column(head, overflow="fold", min_width=min(names, LONGEST) if head == won.BRIEF[1] else None)
+        made.add_column(head, overflow="fold")
     for win in told:
-        made.add_row(win.name, *win.brief())
+        best, near, behind, by = win.brief()
+        made.add_row(win.name, best, "\n".join(near), behind, by)
     mark = " ?: not decided by them." if any(win.undecided for win in told) else ""
     return Group(made, Text(won.heading(found) + mark, style="dim"))
 
@@ -143,8 +143,18 @@ def _policies_down(found: Sequence[Variant]) -> Table:
         if len(groups) > 1:
             made.add_row(f"[bold]{rate_name(rate)}[/bold]")
         for variant in mine:
-            made.add_row(variant.label, finished(variant), *(texts[variant, metric.name] for metric in shown))
+            values = (texts[variant, metric.name] for metric in shown)
+            made.add_row(divided(variant.label), finished(variant), *values)
     return made
+
+
+def divided(label: str) -> str:
+    """A long name on two lines, behind the mark nearest to its middle; as it is where it has none."""
+    marks = [place for place, letter in enumerate(label, 1) if letter in "-_ ." and place < len(label)]
+    if len(label) <= LONGEST or not marks:
+        return label
+    at = min(marks, key=lambda place: abs(place - len(label) / 2))
+    return f"{label[:at]}\n{label[at:]}"
 
 
 def cells(
@@ -162,9 +172,3 @@ def cells(
         half = catalog.text_of_half(value, variant.half_width(metric.name), factor)
         texts.append(f"{text}{between}[dim]±{half}[/dim]" if half else text)
     return unit, texts
-
-
-def finished(variant: Variant) -> str:
-    """`198/200`: requests that finished, of all that arrived."""
-    done, every = (variant.value(name) or 0.0 for name in ("finished", "requests"))
-    return f"{done:,.0f}" if done == every else f"{done:,.0f}/{every:,.0f}"

@@ -20,7 +20,7 @@ from .headline import headline, verdicts
 from .load import Run, find
 from .plots import Plot, draw_all
 from .plots.style import looks, note_of, rate_name, rates_of
-from .variants import Variant, variants
+from .variants import Variant, finished, variants
 
 SECTIONS = (
     (
@@ -148,7 +148,7 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
                 cells.append(Cell(text, place in best[metric.name], half, variant.few(metric.name)))
             kind, evidence = variant.verdict
             verdict = {"text": kind or "–", "tone": TONES.get(kind, "plain"), "evidence": evidence}
-            rows.append((variant.label, verdict, f"{variant.value('finished') or 0:,.0f}", cells))
+            rows.append((variant.label, verdict, finished(variant), cells))
         bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
     columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
     return {"groups": groups, "columns": columns, "bodies": bodies}
@@ -164,6 +164,7 @@ def _winners(found: Sequence[Variant]) -> dict[str, Any] | None:
         "heading": winners.heading(found),
         "heads": winners.HEADS,
         "rows": rows,
+        "notes": winners.notes(found),
         "whys": winners.whys(told),
         "portraits": winners.portraits(found),
     }

@@ -70,11 +70,11 @@ class Win:
             return self._of(self.first), level, undecided, "", ""
         return self._of(self.first), level, undecided, self._of(self.next.other), self.next.size
 
-    def brief(self) -> tuple[str, str, str, str]:
+    def brief(self) -> tuple[str, list[str], str, str]:
         """The same for a narrow terminal: who is not decided stands with a question mark among those that are level."""
         near = [each.other.label for each in self.level] + [f"{each.other.label}?" for each in self.undecided]
         best, *_, behind, by = self.cells()
-        return best, ", ".join(near), behind, by
+        return best, near, behind, by
 
     def sentence(self) -> str:
         """The best and whoever comes after it, for two policies; empty where only one can be compared."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from analysis import catalog, served
-from analysis.compare import cells
+from analysis.compare import cells, divided
 from analysis.headline import headline
 from analysis.judge import judge
 from analysis.winners import OF, notes, winners
+from sim.cli import main
 from tests.test_winners import made
 
 TTFT, GOODPUT = OF["p99_ttft_ms"], OF["request_goodput"]
@@ -108,6 +110,29 @@ def test_a_winner_that_refuses_says_so_in_the_headline() -> None:
     found = [made("less", {"request_goodput": 9.0, "slo_attainment": 0.5}, lost=40), made("whole", {})]
     assert headline(found).endswith("less refused 40 of 100 requests that others served.")
     assert headline(found).startswith("less wins on goodput")
+
+
+def test_a_real_policy_that_refuses_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = tmp_path / "x.yaml"
+    scenario.write_text(
+        "model: llama-3.1-8b\ngpu: h100_sxm\nengine: {max_model_len: 2048}\nslo: {ttft_ms: 500}\n"
+        "policies: {vllm: vllm, tgi: {name: tgi, max_concurrent_requests: 2}, sarathi: sarathi}\n"
+        "workload: {num_requests: 60, arrivals: {name: poisson, rate_per_s: 20},"
+        " prompt_tokens: 300, output_tokens: 60}\n"
+    )
+    assert main(["compare", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^tgi refused \d+ of 60 requests that others served: not compared in latencies\.$", told, re.M)
+    table = (tmp_path / "out" / "report-winners.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith(("| TTFT", "| TPOT", "| ITL", "| E2E"))]
+    assert len(rows) == 7 and not any("tgi" in row for row in rows)
+    assert "tgi refused" in table and "tgi refused" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_long_names_are_divided_where_they_have_a_mark() -> None:
+    names = {"vllm": "vllm", "vllm-watermark": "vllm-\nwatermark", "averyverylongname": "averyverylongname"}
+    assert [divided(label) for label in names] == list(names.values())
+    assert divided("policies_shared_prefixes") == "policies_\nshared_prefixes"
 
 
 def test_numbers_have_no_exponents() -> None:

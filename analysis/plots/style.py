@@ -19,8 +19,12 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from ..variants import Variant
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-"""Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white."""
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"),
+    *("#6A3D9A", "#8C510A", "#7F9A00", "#A50026", "#00868B", "#1B2A6B"),
+)
+"""Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white. From the
+eighth on they are others, which dashes tell apart as well."""
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (6, 1.6)),
