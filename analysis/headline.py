@@ -157,8 +157,9 @@ def _fit(found: Sequence[Variant], metric: str, told: str = "") -> tuple[list[Va
     short = served.shortfalls(found)
     out = [variant for variant in found if served.unfit(metric, short[variant])]
     fit = [variant for variant in found if variant not in out]
-    names = {variant.label: short[variant].text for variant in out}
-    text = "".join(f" {label} is left out: it {why}." for label, why in names.items())
+    last = {variant.label: variant for variant in out}  # of several rates the highest
+    rates = rates_of(found)
+    text = "".join(f" {_where(one, rates)} is left out: it {short[one].text}." for one in last.values())
     return fit, told + text
 
 

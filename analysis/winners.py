@@ -153,7 +153,7 @@ def whys(told: Sequence[Win]) -> list[tuple[str, str]]:
 def sentences(found: Sequence[Variant]) -> list[str]:
     """What separates two policies, at the highest rate; none without replications, when the table says it all."""
     rates = rates_of(found)
-    at = f"At {rate_name(rates[-1])} " if len(rates) > 1 else ""
+    at = f"At {rate_name(rates[-1])}, " if len(rates) > 1 else ""
     told = [win for win in winners(found) if win.metric.name in TWO and min(map(_count, _at_highest(found))) > 1]
     lines = [f"{at}{text}" for win in told if (text := win.sentence())]
     return [*notes(found), *lines] if lines else notes(found)
