@@ -52,6 +52,8 @@ class Judgement:
     def size(self) -> str:
         """`13 % more (8.2 to 19 %)`, `8.4 times (1.3 to 53)`."""
         behind = f" ({self.span})" if self.span else ""
+        if math.isinf(self.ratio):
+            return "more than 0"
         if self.ratio >= RATIO:
             return f"{catalog.times(self.ratio)}{behind}"
         if self.ratio > 1:
@@ -123,7 +125,8 @@ def _compared(
         return *gap.ratio, gap.spread, gap.count
     if gap.low is None or gap.high is None or not best:  # one replication, or zeros among the values
         return plain, None, None, None, gap.count
-    return 1 + gap.mean / best, 1 + gap.low / best, 1 + gap.high / best, None, gap.count
+    low, high = max(0.0, 1 + gap.low / best), max(0.0, 1 + gap.high / best)
+    return 1 + gap.mean / best, low, high, None, gap.count
 
 
 def _unpaired(
