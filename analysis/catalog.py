@@ -160,6 +160,22 @@ def text_of_half(value: float | None, half: float | None, factor: float = 1.0) -
     return f"{half * factor:,.{len(digits)}f}"
 
 
+def short(value: float) -> str:
+    """Two significant digits, whole from 10 on: `-0.12`, `9.6`, `1,240`."""
+    return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
+
+
+def percent(share: float | None) -> str:
+    """`8.2 %`, `45 %`; a share that is almost the whole is not told as the whole."""
+    if share is None:
+        return "no data"
+    return "over 99 %" if 0.995 <= share < 1 else f"{short(100 * share)} %"
+
+
+def times(ratio: float) -> str:
+    return f"{short(ratio)} times"
+
+
 def text_in(metric: Metric, value: float | None, factor: float) -> str:
     """As the tables show it."""
     return text_of(None if value is None else value * factor, whole=metric.unit in ("times", ""))

@@ -8,20 +8,25 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from . import catalog, pairs
+from . import catalog, pairs, served
 from . import winners as won
 from .headline import headline, verdicts
 from .load import find
 from .plots.style import note_of, rate_name, rates_of
 from .report import write_report
-from .variants import FEW, Variant, variants
+from .variants import FEW, Variant, finished, variants
 
 __all__ = ["COLUMNS", "PAIRED", "comparison", "paired", "table", "told", "winners", "write_report"]
 
 COLUMNS = ("policy", "rate_per_s", "metric", "value", "ci_low", "ci_high", "replications")
-PAIRED = ("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high")
+PAIRED = (
+    *("policy_a", "policy_b", "rate_per_s", "metric", "difference", "ci_low", "ci_high"),
+    *("ratio", "ratio_low", "ratio_high"),
+)
 MOST_COLUMNS = 4
 """More policies than this stand below each other."""
+LONGEST = 12
+"""Names longer than this stand on two lines, divided where they have a mark."""
 
 
 def comparison(run_folders: Iterable[Path | str]) -> pd.DataFrame:
@@ -46,21 +51,24 @@ def paired(run_folders: Iterable[Path | str]) -> pd.DataFrame:
     """What separates any two policies that met the same arrivals, a row each metric (`PAIRED`).
 
     `difference` is policy_a less policy_b, the mean over replications, each of which is paired with its like; the
-    interval as in `comparison`.
+    interval as in `comparison`. `ratio` is that of policy_a to policy_b, by which who wins is judged (`judge`).
     """
     rows = [
         (gap.a.label, gap.b.label, gap.a.rate_per_s, gap.metric, gap.mean, gap.low, gap.high)
+        + (gap.ratio or (None, None, None))
         for gap in pairs.all_gaps(variants(find(run_folders)))
     ]
     frame = pd.DataFrame(rows, columns=list(PAIRED))
-    return frame.astype(dict.fromkeys(("rate_per_s", "difference", "ci_low", "ci_high"), "float64"))
+    return frame.astype(dict.fromkeys(("rate_per_s", *PAIRED[4:]), "float64"))
 
 
 def told(run_folders: Iterable[Path | str]) -> list[str]:
     """Who wins, in sentences for the terminal: on what, by how much, why, and where that has no steady state."""
     found = variants(find(run_folders))
     many = len(_policies(found)) > 2
-    why = [f"{names}: {text}" for names, text in won.whys(won.winners(found))] if many else pairs.sentences(found)
+    why = won.sentences(found)
+    if many:
+        why = [*won.notes(found), *(f"{names}: {text}" for names, text in won.whys(won.winners(found)))]
     return [headline(found), *why, *verdicts(found)]
 
 
@@ -71,11 +79,13 @@ def winners(run_folders: Iterable[Path | str]) -> Group | None:
     if len(_policies(found)) < 3 or not (told := won.winners(found)):
         return None
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-    for head in ("", *won.HEADS):
+    for head in ("", *won.BRIEF):
         made.add_column(head, overflow="fold")
     for win in told:
-        made.add_row(win.name, *win.cells(brief=True))
-    return Group(made, Text(won.heading(found), style="dim"))
+        best, near, behind, by = win.brief()
+        made.add_row(win.name, best, "\n".join(near), behind, by)
+    mark = " ?: not decided by them." if any(win.undecided for win in told) else ""
+    return Group(made, Text(won.heading(found) + mark, style="dim"))
 
 
 def table(run_folders: Iterable[Path | str]) -> Group:
@@ -133,8 +143,18 @@ def _policies_down(found: Sequence[Variant]) -> Table:
         if len(groups) > 1:
             made.add_row(f"[bold]{rate_name(rate)}[/bold]")
         for variant in mine:
-            made.add_row(variant.label, finished(variant), *(texts[variant, metric.name] for metric in shown))
+            values = (texts[variant, metric.name] for metric in shown)
+            made.add_row(divided(variant.label), finished(variant), *values)
     return made
+
+
+def divided(label: str) -> str:
+    """A long name on two lines, behind the mark nearest to its middle; as it is where it has none."""
+    marks = [place for place, letter in enumerate(label, 1) if letter in "-_ ." and place < len(label)]
+    if len(label) <= LONGEST or not marks:
+        return label
+    at = min(marks, key=lambda place: abs(place - len(label) / 2))
+    return f"{label[:at]}\n{label[at:]}"
 
 
 def cells(
@@ -144,7 +164,7 @@ def cells(
     behind its value, or below it where `between` is a line's end."""
     values = [variant.value(metric.name) for variant in found]
     unit, factor = catalog.shown_in(metric.unit, values if whole is None else whole)
-    best = catalog.best_of(metric, values, factor)
+    best = served.best_of(metric, found, factor)
     texts = []
     for i, (variant, value) in enumerate(zip(found, values, strict=True)):
         text = catalog.text_in(metric, value, factor) + ("°" if variant.few(metric.name) else "")
@@ -152,9 +172,3 @@ def cells(
         half = catalog.text_of_half(value, variant.half_width(metric.name), factor)
         texts.append(f"{text}{between}[dim]±{half}[/dim]" if half else text)
     return unit, texts
-
-
-def finished(variant: Variant) -> str:
-    """`198/200`: requests that finished, of all that arrived."""
-    done, every = (variant.value(name) or 0.0 for name in ("finished", "requests"))
-    return f"{done:,.0f}" if done == every else f"{done:,.0f}/{every:,.0f}"

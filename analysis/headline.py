@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from . import catalog, facts, pairs
+from . import catalog, facts, served, winners
+from .judge import Judgement, Standing, standing
 from .plots.style import rate_name, rates_of
 from .variants import Variant
 
-ALIKE = 0.02
-"""Policies whose goodput or throughput is this near are told apart by latency."""
 MOST_VERDICTS = 4
 """More runs without a steady state than this are told together."""
 MEANING = {"above capacity": " (the longer the run, the higher its latencies)"}
@@ -54,68 +53,120 @@ def verdicts(found: Sequence[Variant]) -> list[str]:
 
 
 def _by_goodput(found: Sequence[Variant]) -> str:
-    """By the most requests within the SLO that a policy serves at any rate; where the best are alike, by what else
+    """By the most requests within the SLO that a policy serves at any rate; where the best are level, by what else
     differs at that rate."""
+    fit, left_out = _fit(found, "request_goodput")
     best: dict[str, Variant] = {}
-    for variant in found:
+    for variant in fit:
         if (variant.value("request_goodput") or 0.0) > (
             best[variant.label].value("request_goodput") or 0.0 if variant.label in best else -1.0
         ):
             best[variant.label] = variant
-    first, second = sorted(best.values(), key=lambda v: v.value("request_goodput") or 0.0, reverse=True)[:2]
-    most, next_most = first.value("request_goodput") or 0.0, second.value("request_goodput") or 0.0
-    if not most or (most - next_most) / most < ALIKE:
-        return _at_one_rate(found, first.rate_per_s, True)
-    rates = rates_of(found)
-    at = f" (at {rate_name(first.rate_per_s)})" if len(rates) > 1 else ""
-    beaten = f"{second.label}, the next best" if len(best) > 2 else second.label
-    if not next_most:
-        by = f"{beaten} none"
-    elif most / next_most >= 1.5:
-        by = f"{_times(most / next_most)} as many as {beaten} ({catalog.text_of(next_most)})"
+    stands = standing(list(best.values()), winners.OF["request_goodput"])
+    if stands is None or not stands.first.value("request_goodput") or stands.of_kind("level") or not stands.others:
+        rate = stands.first.rate_per_s if stands else rates_of(found)[-1]
+        return _at_one_rate(found, rate, True)
+    first = stands.first
+    at = f" (at {rate_name(first.rate_per_s)})" if len(rates_of(found)) > 1 else ""
+    serves = f"serves {_amount(first, 'request_goodput', 'requests/s')} within the SLO of {_slo(first)}{at}"
+    if undecided := stands.of_kind("undecided"):
+        text = f"{first.label} has the highest goodput, but not for certain: it {serves}; {_undecided(undecided)}"
+        behind = stands.of_kind("behind")
+        text += f". {_less(behind[0])}" if behind else ""
     else:
-        by = f"{100 * (most / next_most - 1):.3g} % more than {beaten} ({catalog.text_of(next_most)})"
-    return (
-        f"{first.label} wins on goodput: it serves {_amount(first, 'request_goodput', 'requests/s')} within the SLO of "
-        f"{_slo(first)}{at}, {by}."
-    )
+        text = f"{first.label} wins on goodput: it {serves}, {_more(stands.others[0], len(best) > 2)}"
+    return f"{text}.{_lacks(found, first)}{left_out}"
 
 
 def _at_one_rate(found: Sequence[Variant], rate: float | None, with_slo: bool) -> str:
-    """By throughput where the policies differ in it, else by latency. With an SLO, among those whose goodput is as
-    good as the best."""
-    mine = [variant for variant in found if variant.rate_per_s == rate]
+    """By throughput where the policies differ in it, else by latency. With an SLO, among those whose goodput is level
+    with the best."""
+    here = [variant for variant in found if variant.rate_per_s == rate]
     at = f" at {rate_name(rate)}" if len(rates_of(found)) > 1 else ""
     lead = f"No SLO is given{at}; by"
-    if with_slo:
-        all_keep = _keeps(mine)
-        best = max(variant.value("request_goodput") or 0.0 for variant in mine)
-        mine = [v for v in mine if (v.value("request_goodput") or 0.0) >= (1 - ALIKE) * best]
-        lead = f"All keep the SLO of {_slo(mine[0])} alike{at}; by"
-        if not all_keep and best:
-            names = _and([variant.label for variant in mine])
-            lead = f"{names} are level in goodput, the best{at} with {catalog.text_of(best)} requests/s within the SLO"
-            lead += f" of {_slo(mine[0])}; by"
-        elif not best:
-            lead = f"None keeps the SLO of {_slo(mine[0])}{at} for any request; by"
+    mine, left_out = _fit(here, "request_goodput" if with_slo else "output_throughput")
+    undecided = ""
+    if with_slo and (stands := standing(mine, winners.OF["request_goodput"])) is not None:
+        best, open_ = stands.first.value("request_goodput"), stands.of_kind("undecided")
+        lead = f"All keep the SLO of {_slo(here[0])} alike{at}; by"
+        if not best:
+            lead = f"None keeps the SLO of {_slo(here[0])}{at} for any request; by"
+        elif stands.of_kind("behind") or open_ or not _keeps(mine):
+            level = [each.other for each in stands.of_kind("level")]
+            mine = [variant for variant in mine if variant is stands.first or variant in level]
+            are = "are level in goodput, the best" if len(mine) > 1 else "has the highest goodput"
+            lead = f"{_and([variant.label for variant in mine])} {are}{at} with {catalog.text_of(best)} requests/s"
+            lead += f" within the SLO of {_slo(mine[0])}; by"
+            undecided = f" In goodput {_undecided(open_)}." if open_ else ""
     if len(mine) < 2:
-        return _alone(mine, with_slo)
-    by_tokens = sorted(mine, key=lambda v: v.value("output_throughput") or 0.0, reverse=True)
-    most, next_most = (v.value("output_throughput") or 0.0 for v in by_tokens[:2])
-    if not with_slo and most and (most - next_most) / most >= ALIKE:
-        first, second, metric, word = by_tokens[0], by_tokens[1], "output_throughput", "output throughput"
-        what = f"{_amount(first, metric, 'tokens/s')} against {second.label}'s {_amount(second, metric, '')}"
+        return f"{_alone(mine or here, with_slo)}{left_out}"
+    stands = None if with_slo else standing(mine, winners.OF["output_throughput"])
+    if stands is None or not stands.first.value("output_throughput") or stands.of_kind("level"):
+        mine, left_out = _fit(mine, "p99_ttft_ms", left_out)
+        stands = standing(mine, winners.OF["p99_ttft_ms"])
+    if stands is None or not stands.others:
+        return f"{_alone(mine or here, with_slo)}{undecided}{left_out}"
+    return f"{lead} {_outcome(stands)}.{_lacks(found, stands.first)}{undecided}{left_out}"
+
+
+def _outcome(stands: Standing) -> str:
+    """`p99 TTFT a wins: 120 ms against b's 1.40 s`, or that they are level, or not decided."""
+    first, told = stands.first, stands.others[0]
+    if stands.metric.name == "output_throughput":
+        word = "output throughput"
+        what = f"{_amount(first, stands.metric.name, 'tokens/s')} against {told.other.label}'s"
+        what += f" {_amount(told.other, stands.metric.name, '')}"
     else:
-        metric = "p99_ttft_ms"
-        by_time = sorted((v for v in mine if v.value(metric) is not None), key=lambda v: v.value(metric) or 0.0)
-        if len(by_time) < 2:
-            return _alone(by_time or mine, with_slo)
-        first, second = by_time[:2]
-        word, what = "p99 TTFT", f"{_time(first, metric)} against {second.label}'s {_time(second, metric)}"
-    made = pairs.gap(first, second, metric)
-    if made is not None and made.low is not None and not made.certain:
-        return f"{lead} {word} {first.label} and {second.label} cannot be told apart: {what}."
-    return f"{lead} {word} {first.label} wins: {what}."
+        word, times = "p99 TTFT", [_time(one, stands.metric.name) for one in (first, told.other)]
+        what = f"{times[0]} against {told.other.label}'s {times[1]}"
+    level = [each.other.label for each in stands.of_kind("level")]
+    if level:
+        return f"{word} {_and([first.label, *level])} are level too: {what}"
+    if told.kind == "undecided" or stands.of_kind("undecided"):
+        open_ = stands.of_kind("undecided")
+        return f"{word} {first.label} is first, but not for certain: {what}; {_undecided(open_)}"
+    return f"{word} {first.label} wins: {what}"
+
+
+def _undecided(told: Sequence[Judgement]) -> str:
+    """`3 replications do not decide between it and b (0.36 to 1.8 times); about 9 would`."""
+    names = _and([f"{each.other.label} ({each.span})" for each in told])
+    counts = [each.needed for each in told]
+    would = f"about {max(count or 0 for count in counts)} would" if all(counts) else "many more would"
+    return f"{len(told[0].other.runs)} replications do not decide between {told[0].first.label} and {names}; {would}"
+
+
+def _more(told: Judgement, several: bool) -> str:
+    """By how much the winner has more than the next."""
+    beaten = f"{told.other.label}, the next best" if several else told.other.label
+    value = told.other.value(told.metric.name)
+    if not value:
+        return f"{beaten} none"
+    if told.ratio <= 1 / 1.5:
+        return f"{catalog.times(1 / told.ratio)} as many as {beaten} ({catalog.text_of(value)})"
+    return f"{catalog.short(100 / told.ratio - 100)} % more than {beaten} ({catalog.text_of(value)})"
+
+
+def _less(told: Judgement) -> str:
+    value = catalog.text_of(told.other.value(told.metric.name))
+    return f"{told.other.label}, the first that is behind for certain, serves {value}"
+
+
+def _fit(found: Sequence[Variant], metric: str, told: str = "") -> tuple[list[Variant], str]:
+    """(those that the metric does not flatter, a sentence on the others behind what is told already)."""
+    short = served.shortfalls(found)
+    out = [variant for variant in found if served.unfit(metric, short[variant])]
+    fit = [variant for variant in found if variant not in out]
+    last = {variant.label: variant for variant in out}  # of several rates the highest
+    rates = rates_of(found)
+    text = "".join(f" {_where(one, rates)} is left out: it {short[one].text}." for one in last.values())
+    return fit, told + text
+
+
+def _lacks(found: Sequence[Variant], first: Variant) -> str:
+    """What the winner left undone, where that matters."""
+    short = served.shortfalls(found)[first]
+    return f" {first.label} {short.text}." if short.loses else ""
 
 
 def _alone(found: Sequence[Variant], with_slo: bool) -> str:
@@ -134,7 +185,7 @@ def _alone(found: Sequence[Variant], with_slo: bool) -> str:
     if len(rates) > 1:
         done += f" at {rate_name(last.rate_per_s)}"
     if with_slo:
-        return f"{done}, {100 * (last.value('slo_attainment') or 0.0):.3g} % of them within the SLO of {_slo(last)}."
+        return f"{done}, {catalog.percent(last.value('slo_attainment') or 0.0)} of them within the SLO of {_slo(last)}."
     if last.value("p99_ttft_ms") is None:
         return f"{done}."
     return f"{done}, with a median TTFT of {_time(last, 'median_ttft_ms')} and a p99 of {_time(last, 'p99_ttft_ms')}."
@@ -167,10 +218,6 @@ def _time(variant: Variant, metric: str) -> str:
 
 def _and(names: Sequence[str]) -> str:
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
-
-
-def _times(ratio: float) -> str:
-    return f"{ratio:.2g} times" if ratio < 10 else f"{ratio:.0f} times"
 
 
 def _where(variant: Variant, rates: Sequence[float | None]) -> str:

@@ -24,10 +24,25 @@ from .catalog import PARTS
 FILES = ("scenario.yaml", "summary.json", "run.json", "requests.parquet", "spans.parquet", "steps.parquet")
 REQUEST_COLUMNS = (
     *("request_id", "class", "status", "arrival_s", "first_token_s", "finish_s", "prompt_tokens", "output_tokens"),
-    *("preemptions", *(f"{part}_s" for part in PARTS)),
+    *("preemptions", "replica", *(f"{part}_s" for part in PARTS)),
 )
 SPAN_COLUMNS = ("request_id", "engine", "lane", "first_step", "first_tick", "ticks")
-STEP_COLUMNS = ("engine", "lane", "step", "tick", "start_s", "end_s", "seqs", "emitted", "kv_blocks_used", "waiting")
+STEP_COLUMNS = (
+    *(
+        "engine",
+        "lane",
+        "step",
+        "tick",
+        "decided_s",
+        "start_s",
+        "end_s",
+        "seqs",
+        "emitted",
+        "kv_blocks_used",
+        "waiting",
+    ),
+    *("prefill_tokens", "decode_tokens"),
+)
 DEEPEST = 3
 """compare folder / policy and rate / replication: no result folder is looked for further down."""
 

@@ -14,13 +14,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from . import catalog, explore, facts, pairs, replay, winners
+from . import catalog, explore, facts, replay, served, winners
 from .commands import commands, replayed
 from .headline import headline, verdicts
 from .load import Run, find
 from .plots import Plot, draw_all
 from .plots.style import looks, note_of, rate_name, rates_of
-from .variants import Variant, variants
+from .variants import Variant, finished, variants
 
 SECTIONS = (
     (
@@ -78,7 +78,7 @@ def render(runs: Sequence[Run], found: Sequence[Variant], plots: Sequence[Plot],
         title=facts.title(runs),
         summary=_runs(found),
         headline=headline(found),
-        sentences=pairs.sentences(found) if len(policies) < 3 else [],
+        sentences=winners.sentences(found) if len(policies) < 3 else [],
         winners=_winners(found),
         verdicts=verdicts(found),
         facts=facts.facts(runs),
@@ -137,8 +137,7 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
         mine = [variant for variant in found if variant.rate_per_s == rate]
         best = {}
         for metric in shown:
-            values = [variant.value(metric.name) for variant in mine]
-            best[metric.name] = catalog.best_of(metric, values, units[metric.name][1])
+            best[metric.name] = served.best_of(metric, mine, units[metric.name][1])
         rows = []
         for place, variant in enumerate(mine):
             cells = []
@@ -149,7 +148,7 @@ def _table(found: Sequence[Variant]) -> dict[str, Any]:
                 cells.append(Cell(text, place in best[metric.name], half, variant.few(metric.name)))
             kind, evidence = variant.verdict
             verdict = {"text": kind or "–", "tone": TONES.get(kind, "plain"), "evidence": evidence}
-            rows.append((variant.label, verdict, f"{variant.value('finished') or 0:,.0f}", cells))
+            rows.append((variant.label, verdict, finished(variant), cells))
         bodies.append((rate_name(rate) if len(rates) > 1 else "", rows))
     columns = [(metric, units[metric.name][0], metric.name in starts) for metric in shown]
     return {"groups": groups, "columns": columns, "bodies": bodies}
@@ -165,6 +164,7 @@ def _winners(found: Sequence[Variant]) -> dict[str, Any] | None:
         "heading": winners.heading(found),
         "heads": winners.HEADS,
         "rows": rows,
+        "notes": winners.notes(found),
         "whys": winners.whys(told),
         "portraits": winners.portraits(found),
     }

@@ -101,6 +101,12 @@ def variants(runs: Sequence[Run]) -> list[Variant]:
     return sorted(made, key=lambda each: (order.index(_known(each, order)), each.label, each.rate_per_s or 0.0))
 
 
+def finished(variant: Variant) -> str:
+    """`198/200`: requests that finished, of all that arrived."""
+    done, every = (variant.value(name) or 0.0 for name in ("finished", "requests"))
+    return f"{done:,.0f}" if done == every else f"{done:,.0f}/{every:,.0f}"
+
+
 def _family(folder: Path) -> Path:
     """What replications have in common: rep-0, rep-1 ... stand in one folder."""
     whole = folder.resolve()

@@ -1,13 +1,14 @@
 """Which policy wins on which metric, and by how much: the summary of a comparison, as a table and in sentences.
 
-Differences are paired (`pairs`): the replications of two policies met the same requests. A policy is level with the
-best where the interval of their difference holds 0. Why is told by `reasons`.
+What counts as better is decided by `judge`, from replications that met the same requests; who did less than others for
+them (`served`) is named, and left out where that would flatter it. Why is told by `reasons`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from . import catalog, pairs, reasons
+from . import catalog, reasons, served
+from .judge import Judgement, Standing, standing
 from .plots.style import rate_name, rates_of
 from .variants import Variant
 
@@ -17,22 +18,41 @@ METRICS = (
 )
 """In the order in which they are told; those that no policy has are left out."""
 OF = {each.name: each for each in (*catalog.KEY, catalog.Metric("mean_e2el_ms", "E2E", "mean", "ms", "low"))}
-RATIO = 3.0
-"""From here on a difference is told as a ratio, not in per cent."""
-HEADS = ("best", "level with it", "next", "by")
-LEVEL = "no difference that the replications show"
+TWO = ("p99_ttft_ms", "p99_tpot_ms", "output_throughput", "request_goodput")
+"""What is told of two policies, whose numbers stand beside each other in the table anyhow."""
+HEADS = ("best", "level with it", "not decided", "next", "by")
+BRIEF = ("best", "level with it", "next", "by")
+LEVEL = "at most 2 % apart, the interval within 5 %"
 
 
 @dataclass(frozen=True, eq=False)
 class Win:
-    """The best policy in one metric, those level with it, and the best of those that are not."""
+    """The best policy in one metric, and how the others stand to it; `left_out` are those that it would flatter."""
 
-    metric: catalog.Metric
-    first: Variant
-    level: tuple[tuple[Variant, pairs.Gap | None], ...]
-    next: Variant | None = None
-    gap: pairs.Gap | None = None
-    """Next less first; None where no replications are paired."""
+    standing: Standing
+    left_out: tuple[Variant, ...] = ()
+    short: Mapping[Variant, served.Shortfall] | None = None
+
+    @property
+    def metric(self) -> catalog.Metric:
+        return self.standing.metric
+
+    @property
+    def first(self) -> Variant:
+        return self.standing.first
+
+    @property
+    def level(self) -> list[Judgement]:
+        return self.standing.of_kind("level")
+
+    @property
+    def undecided(self) -> list[Judgement]:
+        return self.standing.of_kind("undecided")
+
+    @property
+    def next(self) -> Judgement | None:
+        """The best of those that are behind for certain."""
+        return next(iter(self.standing.of_kind("behind")), None)
 
     @property
     def name(self) -> str:
@@ -40,37 +60,34 @@ class Win:
 
     @property
     def why(self) -> str:
-        return "" if self.next is None else reasons.why(self.metric.name, self.first, self.next)
+        return "" if self.next is None else reasons.why(self.metric.name, self.first, self.next.other, self.short)
 
-    def cells(self, brief: bool = False) -> tuple[str, str, str, str]:
-        """As headed by `HEADS`; empty where there is nothing to say. `brief`: no intervals of those that are level."""
-        level = ", ".join(
-            other.label + (f" ({self._interval(gap)})" if gap is not None and gap.low is not None and not brief else "")
-            for other, gap in self.level
-        )
+    def cells(self) -> tuple[str, ...]:
+        """As headed by `HEADS`; empty where there is nothing to say."""
+        level = ", ".join(each.other.label for each in self.level)
+        undecided = ", ".join(f"{self._of(each.other)} ({each.span})" for each in self.undecided)
         if self.next is None:
-            return self._of(self.first), level, "", ""
-        return self._of(self.first), level, self._of(self.next), self._difference(self.next)
+            return self._of(self.first), level, undecided, "", ""
+        return self._of(self.first), level, undecided, self._of(self.next.other), self.next.size
 
-    def _difference(self, other: Variant) -> str:
-        """`10.1 ms more, 13 % (8.2 to 12.1)` of the one that is beaten, the interval behind it where there is one."""
-        unit, factor = self._shown()
-        best, its = (variant.value(self.metric.name) or 0.0 for variant in (self.first, other))
-        size = abs(its - best) if self.gap is None else abs(self.gap.mean)
-        small, large = sorted((best, its))
-        text = f"{catalog.text_of(size * factor)} {unit} {'more' if its > best else 'less'}"
-        if small > 0 and large / small >= RATIO:
-            text += f", {'' if its > best else '1/'}{large / small:,.2g}" + (" times" if its > best else "")
-        elif small > 0:
-            text += f", {_percent(100 * size / best)} %"
-        return text if self.gap is None or self.gap.low is None else f"{text} ({self._interval(self.gap)})"
+    def brief(self) -> tuple[str, list[str], str, str]:
+        """The same for a narrow terminal: who is not decided stands with a question mark among those that are level."""
+        near = [each.other.label for each in self.level] + [f"{each.other.label}?" for each in self.undecided]
+        best, *_, behind, by = self.cells()
+        return best, near, behind, by
 
-    def _interval(self, gap: pairs.Gap) -> str:
-        """Of the difference's size where it is certain, else of the difference."""
-        _, factor = self._shown()
-        ends = [factor * (end or 0.0) for end in (gap.low, gap.high)]
-        low, high = sorted(map(abs, ends)) if gap.certain else ends
-        return f"{catalog.text_of(low)} to {catalog.text_of(high)}"
+    def sentence(self) -> str:
+        """The best and whoever comes after it, for two policies; empty where only one can be compared."""
+        if not self.standing.others:
+            return ""
+        told = self.standing.others[0]
+        mine, its = self._of(self.first), self._of(told.other)
+        text = f"{self.name}: {mine}, {its}"
+        if told.kind == "level":
+            return f"{text}: level{f' ({told.span})' if told.span else ''}."
+        if told.kind == "undecided":
+            return f"{text}: {len(told.other.runs)} replications do not decide it ({told.span}){more(told)}."
+        return f"{text}: {told.size}."
 
     def _of(self, one: Variant) -> str:
         unit, factor = self._shown()
@@ -78,7 +95,7 @@ class Win:
 
     def _shown(self) -> tuple[str, float]:
         """(unit, factor) of the values that are told."""
-        told = (self.first, *(other for other, _ in self.level), *((self.next,) if self.next else ()))
+        told = (self.first, *(each.other for each in self.undecided), *((self.next.other,) if self.next else ()))
         values = [variant.value(self.metric.name) for variant in told]
         if self.metric.unit == "ms" and max(value or 0.0 for value in values) >= 1000:
             return "s", 1e-3
@@ -87,53 +104,74 @@ class Win:
 
 def winners(found: Sequence[Variant]) -> list[Win]:
     """One a metric, at the highest rate that was run; none for fewer than two policies."""
-    return [win for name in METRICS if (win := _win(OF[name], _at_highest(found))) is not None]
+    mine = _at_highest(found)
+    short = served.shortfalls(mine)
+    made = []
+    for metric in map(OF.__getitem__, METRICS):
+        there = [variant for variant in mine if variant.value(metric.name) is not None]
+        fit = [variant for variant in there if not served.unfit(metric.name, short[variant])]
+        if len(there) > 1 and (stands := standing(fit, metric)) is not None:
+            made.append(Win(stands, tuple(variant for variant in there if variant not in fit), short))
+    return made
 
 
-def _win(metric: catalog.Metric, mine: Sequence[Variant]) -> Win | None:
-    ranked = [variant for variant in mine if variant.value(metric.name) is not None]
-    ranked.sort(key=lambda v: v.value(metric.name) or 0.0, reverse=metric.better == "high")
-    if len(ranked) < 2:
-        return None
-    first, *others = ranked
-    gaps = [(other, pairs.gap(other, first, metric.name)) for other in others]
-    level = tuple((other, gap) for other, gap in gaps if _level(other, first, metric, gap))
-    beaten = [(other, gap) for other, gap in gaps if not _level(other, first, metric, gap)]
-    return Win(metric, first, level, *(beaten[0] if beaten else ()))
+def more(told: Judgement) -> str:
+    """What would decide."""
+    return f"; about {told.needed} would" if told.needed else "; many more would"
 
 
-def _percent(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _level(other: Variant, first: Variant, metric: catalog.Metric, gap: pairs.Gap | None) -> bool:
-    if gap is None or gap.low is None:  # nothing to judge by: only equals are level
-        return other.value(metric.name) == first.value(metric.name)
-    return not gap.certain
+def notes(found: Sequence[Variant]) -> list[str]:
+    """Who did less than others, and what it is left out of; what the replications do not decide, and what would."""
+    mine = _at_highest(found)
+    told = []
+    for variant, short in served.shortfalls(mine).items():
+        if short.text:
+            out = "not compared in any metric" if short.cuts else "not compared in latencies" if short.loses else ""
+            told.append(f"{variant.label} {short.text}{f': {out}' if out else ''}.")
+    open_ = [(win.name, each) for win in winners(found) for each in win.undecided]
+    if open_:
+        counts = [each.needed for _, each in open_]
+        most = max((count or 0 for count in counts), default=0)
+        would = f"{most} replications" if all(counts) else "many more replications"
+        what = ", ".join(dict.fromkeys(name for name, _ in open_))
+        told.append(
+            f"Not decided ({what}): the intervals hold a difference and none. About {would} would decide, if they "
+            "vary as these do (--replications)."
+        )
+    return told
 
 
 def whys(told: Sequence[Win]) -> list[tuple[str, str]]:
     """(metrics, why their next is not best): metrics with the same reason stand together."""
     found: dict[str, list[str]] = {}
     for win in told:
-        if win.why:
-            found.setdefault(win.why, []).append(win.name)
+        if why := win.why:
+            found.setdefault(why, []).append(win.name)
     return [(", ".join(names), why) for why, names in found.items()]
+
+
+def sentences(found: Sequence[Variant]) -> list[str]:
+    """What separates two policies, at the highest rate; none without replications, when the table says it all."""
+    rates = rates_of(found)
+    at = f"At {rate_name(rates[-1])}, " if len(rates) > 1 else ""
+    told = [win for win in winners(found) if win.metric.name in TWO and min(map(_count, _at_highest(found))) > 1]
+    lines = [f"{at}{text}" for win in told if (text := win.sentence())]
+    return [*notes(found), *lines] if lines else notes(found)
 
 
 def portraits(found: Sequence[Variant]) -> list[str]:
     """Where the time of each policy's requests goes and what its engines do, a sentence each, at the highest rate."""
-    return [reasons.portrait(variant) for variant in _at_highest(found)]
+    return [reasons.portrait(one, short) for one, short in served.shortfalls(_at_highest(found)).items()]
 
 
 def heading(found: Sequence[Variant]) -> str:
     """How to read the rest."""
     rates = rates_of(found)
     at = f"At {rate_name(rates[-1])}. " if len(rates) > 1 else ""
-    count = min(len(variant.runs) for variant in _at_highest(found))
+    count = min(map(_count, _at_highest(found)))
     if count < 2:
-        return f"{at}One replication, so no intervals: a small difference may be chance."
-    return f"{at}Differences with 95 % intervals, paired over {count} replications; level: {LEVEL}."
+        return f"{at}One replication, so no intervals: a small difference may be chance. Level: at most 2 % apart."
+    return f"{at}Ratios with 95 % intervals, paired over {count} replications. Level: {LEVEL}."
 
 
 def markdown(found: Sequence[Variant], title: str) -> str:
@@ -143,10 +181,15 @@ def markdown(found: Sequence[Variant], title: str) -> str:
         return ""
     rows = [(win.name, *(cell or "–" for cell in win.cells())) for win in told]
     lines = [f"# {title}: who wins, and why", "", heading(found), ""]
-    lines += [f"| {' | '.join(row)} |" for row in (("metric", *HEADS), ("---",) * 5, *rows)]
-    lines += ["", *(f"- {names}: {why}" for names, why in whys(told))]
+    lines += [f"| {' | '.join(row)} |" for row in (("metric", *HEADS), ("---",) * (len(HEADS) + 1), *rows)]
+    for texts in (notes(found), [f"{names}: {why}" for names, why in whys(told)]):
+        lines += ["", *(f"- {text}" for text in texts)] if texts else []
     lines += ["", "What each does:", "", *(f"- {text}" for text in portraits(found))]
     return "\n".join(lines) + "\n"
+
+
+def _count(one: Variant) -> int:
+    return len(one.runs)
 
 
 def _at_highest(found: Sequence[Variant]) -> list[Variant]:

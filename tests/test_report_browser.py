@@ -123,3 +123,22 @@ def test_no_part_of_the_page_is_blank(page: Path, tmp_path: Path) -> None:
         assert rest[at : at + 750].std() > 0.05, f"blank at {at + 150}"
     blue = np.array([0x00, 0x72, 0xB2]) / 255  # the first policy's colour, also of its curve in the view
     assert (np.abs(pixels - blue).max(axis=2) < 0.02).sum() > 3000
+
+
+def test_thirteen_policies_fit_a_small_screen(tmp_path: Path) -> None:
+    """With all columns that there can be, those of an SLO and of preemptions among them, intervals below the values."""
+    for seats in range(1, 14):
+        for seed in range(2):
+            made = serve(requests=30, max_num_seqs=8 + seats, kv_blocks=170, seed=seed)
+            label = f"vllm-watermark{seats}"
+            folder = write(tmp_path / "cmp" / label / f"rep-{seed}", made, policy=label)
+            summary = json.loads((folder / "summary.json").read_text())
+            more = {"replication": seed, "preemptions": 40 + seed, "verdict": "above capacity"}
+            (folder / "summary.json").write_text(json.dumps(summary | more))
+    write_report([tmp_path / "cmp"], tmp_path / "r.html")
+    ask = "var e = document.querySelector('#results .scroll'); document.title = e.scrollWidth + ' in ' + e.clientWidth;"
+    text = (tmp_path / "r.html").read_text().replace("</body>", f"<script>{ask}</script></body>")
+    (tmp_path / "asking.html").write_text(text)
+    dom = chromium(tmp_path, "--window-size=1280,1000", "--dump-dom", f"file://{tmp_path / 'asking.html'}")
+    found = re.search(r"<title>(\d+) in (\d+)</title>", dom)
+    assert found and ">preempted<" in dom and int(found[1]) <= int(found[2]), found

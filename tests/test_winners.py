@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import compare, reasons, winners
+from analysis import compare, winners
+from analysis.catalog import PARTS
 from analysis.load import Run
 from analysis.variants import Variant
 from sim.cli import main
@@ -22,14 +24,46 @@ USUAL: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(label: str, *replications: dict[str, Any]) -> Variant:
-    """A variant whose replications have these values, the others as usual."""
+def requests(lost: int = 0, cut: int = 0, status: str = "rejected", **columns: Any) -> pd.DataFrame:
+    """100 requests of 10 output tokens; the first ones did not finish, the last ones were cut to 5."""
+    finished = np.arange(100) >= lost
+    tokens = np.where(np.arange(100) < 100 - cut, 10, 5)
+    ends = {"status": np.where(finished, "finished", status), "output_tokens": tokens, "measured": finished}
+    parts = {f"{part}_s": 0.0 for part in PARTS} | {"queue_s": 0.02, "prefill_s": 0.08, "decode_s": 0.9}
+    times = {"arrival_s": 9 * np.arange(100.0), "class": "default", "replica": 0, "prompt_tokens": 5}
+    made = pd.DataFrame({"request_id": [f"r{number}" for number in range(100)], **ends, **times, **(parts | columns)})
+    made["first_token_s"] = made["arrival_s"] + made["queue_s"] + made["prefill_s"]
+    made["finish_s"] = made["first_token_s"] + made["decode_s"] + made["preempted_s"]
+    made["ttft_ms"] = 1000 * (made["first_token_s"] - made["arrival_s"])
+    made["e2el_ms"] = 1000 * (made["finish_s"] - made["arrival_s"])
+    made["tpot_ms"] = 1000 * (made["finish_s"] - made["first_token_s"]) / (made["output_tokens"] - 1)
+    return made
+
+
+def steps(plain_ms: float = 100.0, mixed_ms: float = 0.0, alone_ms: float = 0.0, **columns: Any) -> pd.DataFrame:
+    """For each of those requests a step of 80 ms for its prompt, then nine that decode: with prompts if `mixed_ms` is
+    given, each after one of prompts alone if `alone_ms` is."""
+    rows = []
+    for request in range(100):
+        now = 9 * request + 0.02
+        kinds = [(None, 80.0, 500, 0)]
+        for _ in range(9):
+            kinds += [(None, alone_ms, 300, 0)] * (alone_ms > 0)
+            kinds += [(0.0, mixed_ms, 400, 1)] if mixed_ms else [(0.0, plain_ms, 0, 1)]
+        for tick, spent_ms, prompts, decoding in kinds:
+            row = {"tick": tick, "decided_s": now, "start_s": now, "end_s": now + spent_ms / 1000, "seqs": 10}
+            rows.append(row | {"emitted": decoding, "prefill_tokens": prompts, "decode_tokens": decoding, "engine": 0})
+            now += spent_ms / 1000
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def made(label: str, *replications: dict[str, Any], of: pd.DataFrame | None = None, **asked: Any) -> Variant:
+    """A variant whose replications have these values, the others as usual; `asked` as in `requests`, `of` its steps."""
     runs = []
     for number, values in enumerate(replications):
         scenario = {"seed": 1, "workload": {}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
         run = Run(Path(label), scenario, USUAL | {"policy": label, "replication": number} | values, {})
-        steps = {"tick": [0.0, None], "start_s": [0.0, 0.009], "end_s": [0.009, 0.01], "emitted": [10, 1]}
-        run.__dict__["steps"] = pd.DataFrame(steps | {"seqs": [10, 1]})
+        run.__dict__ |= {"requests": requests(**asked), "steps": steps() if of is None else of}
         runs.append(run)
     return Variant(label, None, runs)
 
@@ -41,44 +75,50 @@ def win(metric: str, *found: Variant) -> winners.Win:
 def test_a_known_winner_with_its_interval() -> None:
     slow = made("slow", *({"p99_ttft_ms": value} for value in (199.0, 200.0, 201.0)))
     found = win("p99_ttft_ms", slow, made("fast", {}, {}, {}))
-    assert found.first.label == "fast" and found.next is slow and found.level == ()
-    assert found.cells() == ("fast 100 ms", "", "slow 200 ms", "100 ms more, 100 % (97.5 to 102)")
+    assert found.first.label == "fast" and found.next is not None and found.next.other is slow and not found.level
+    assert found.cells() == ("fast 100 ms", "", "", "slow 200 ms", "100 % more (98 to 102 %)")
     many = win("output_throughput", made("few", *[{"output_throughput": 100.0}] * 2), made("many", {}, {}))
-    assert many.cells()[3] == "900 tok/s less, 1/10 (900 to 900)"
+    assert many.cells()[4] == "90 % less (90 to 90 %)"
+    times = win("p99_ttft_ms", made("a", *[{"p99_ttft_ms": 1240.0}] * 2), made("b", {}, {}))
+    assert times.cells()[4] == "12 times (12 to 12 times)"
 
 
-def test_a_tie_is_said_to_be_one() -> None:
-    same = made("same", *({"p99_ttft_ms": value} for value in (90.0, 101.0, 112.0)))
+def test_level_is_not_the_same_as_not_decided() -> None:
+    level = made("level", *({"p99_ttft_ms": value} for value in (101.0, 101.0, 101.5)))
+    wide = made("wide", *({"p99_ttft_ms": value} for value in (80.0, 130.0, 3000.0)))
     worse = made("worse", *[{"p99_ttft_ms": 400.0}] * 3)
-    found = win("p99_ttft_ms", worse, same, made("best", {}, {}, {}))
-    assert found.first.label == "best" and [one.label for one, _ in found.level] == ["same"] and found.next is worse
-    assert found.cells()[1].startswith("same (-26.3 to 28.3") and found.cells(brief=True)[1] == "same"
-    assert winners.LEVEL in winners.heading([same, worse])
-    alone = win("p99_ttft_ms", same, made("best", {}, {}, {}))
-    assert alone.next is None and alone.cells()[2:] == ("", "") and alone.why == ""
+    best = made("best", {}, {}, {})
+    found = win("p99_ttft_ms", worse, level, best, wide)
+    assert found.first is best and [each.other for each in found.level] == [level]
+    assert [each.other for each in found.undecided] == [wide] and found.next is not None and found.next.other is worse
+    assert found.cells()[1] == "level" and found.cells()[2].startswith("wide 1.07 s (0.0")
+    assert found.brief()[1] == ["level", "wide?"] and winners.LEVEL in winners.heading([best, worse])
+    note = next(text for text in winners.notes([best, wide]) if text.startswith("Not decided (TTFT p99)"))
+    assert "replications would decide" in note
+    alone = win("p99_ttft_ms", level, best)
+    assert alone.next is None and alone.cells()[3:] == ("", "") and alone.why == ""
 
 
 def test_one_replication_has_no_interval() -> None:
     both = [made("a", {}), made("b", {"p99_ttft_ms": 150.0})]
-    assert win("p99_ttft_ms", *both).cells() == ("a 100 ms", "", "b 150 ms", "50.0 ms more, 50 %")
+    assert win("p99_ttft_ms", *both).cells() == ("a 100 ms", "", "", "b 150 ms", "50 % more")
     assert "no intervals" in winners.heading(both)
     assert win("mean_e2el_ms", *both).next is None  # equal
     assert winners.winners(both[:1]) == [] and winners.markdown(both[:1], "x") == ""
 
 
-def test_why_is_told_by_the_time_split_and_the_engine() -> None:
-    queued = made("b", {"mean_queue_ms": 3000.0, "mean_e2el_ms": 3980.0, "mean_waiting": 40.0, "max_kv_usage": 1.0})
-    text = reasons.why("mean_e2el_ms", made("a", {}), queued)
-    assert "b spends 3.00 s waiting in the queue, 75 % of its time; of a's 20.0 ms" in text
-    assert "mean batch 10.0 of at most 32" in text and "40 wait on average" in text and "full at times" in text
-    unlike = made("b", {"prefix_cache_hit_rate": 0.1, "mean_prefill_ms": 200.0})
-    text = reasons.why("p99_ttft_ms", made("a", {"prefix_cache_hit_rate": 0.7}), unlike)
-    assert "finds 10 % of the prompts' tokens in its cache, a 70 %" in text
-    text = reasons.why("p99_tpot_ms", made("a", {"output_throughput": 500.0}), made("b", {}))
-    assert "step of 9.00 ms with 10.0 sequences in b" in text and text.endswith("a gives 500 tok/s, b 1,000.")
-    text = reasons.why("request_goodput", made("a", {}), made("b", {"slo_attainment": 0.4, "p99_tpot_ms": 20.0}))
-    assert text == "40 % of b's requests keep the SLO, 100 % of a's; b has a p99 TPOT of 20.0 ms (limit 15.0 ms)."
-    assert "75 % of it waiting in the queue (generating tokens 900 ms)" in reasons.portrait(queued)
+def test_a_portrait_has_the_time_split_and_the_engine() -> None:
+    queued = {"mean_queue_ms": 3000.0, "mean_waiting": 40.0, "max_kv_usage": 1.0, "prefix_cache_hit_rate": 0.1}
+    found = [made("b", queued, lost=5), made("a", {"mean_queue_ms": 1e6})]
+    text, almost_all = winners.portraits(found)
+    assert text.startswith(
+        "b: a request takes 3.98 s, 75 % of it waiting in the queue (generating tokens 900 ms); mean"
+    )
+    assert "mean batch 10.0 of at most 32, steps of 10.0 ms, 40 wait on average, KV 20 % in use, full at times" in text
+    assert text.endswith(
+        "10 % of the prompts' tokens found in the cache. It refused 5 of 100 requests that others served."
+    )
+    assert "over 99 % of it waiting" in almost_all
 
 
 def test_the_report_has_it_and_a_text_beside_it(tmp_path: Path) -> None:

@@ -19,8 +19,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from ..variants import Variant
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D")
-"""Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white."""
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#4D4D4D"),
+    *("#6A3D9A", "#8C510A", "#7F9A00", "#A50026", "#00868B", "#1B2A6B"),
+)
+"""Okabe and Ito's colours, told apart by colour-blind people; their yellow is left out as it is lost on white. From the
+eighth on they are others, which dashes tell apart as well."""
+PLAINEST = 7
+"""With more policies than this names are not in their colours: too many to tell apart in letters."""
 DASHES: tuple[Any, ...] = (
     "-",
     (0, (6, 1.6)),
@@ -172,11 +178,11 @@ def panel_title(axes: Axes, text: str, color: str = INK) -> None:
 
 
 def name_policies(axes: Axes, variants: Sequence[Variant], look: dict[str, Look]) -> None:
-    """The variants' policies down the side, in their colours while each has its own."""
+    """The variants' policies down the side, in their colours while these are few."""
     axes.set_yticks(range(len(variants)), [variant.label for variant in variants])
     axes.tick_params(axis="y", length=0)
     for text, variant in zip(axes.get_yticklabels(), variants, strict=True):
-        text.set_color(look[variant.label].color if len(look) <= len(PALETTE) else INK)
+        text.set_color(look[variant.label].color if len(look) <= PLAINEST else INK)
         text.set_fontweight("bold")
 
 
