@@ -135,7 +135,7 @@ def notes(found: Sequence[Variant]) -> list[str]:
         would = f"{most} replications" if all(counts) else "many more replications"
         what = ", ".join(dict.fromkeys(name for name, _ in open_))
         told.append(
-            f"Not decided ({what}): the intervals hold a difference and none. About {would} would decide, if they "
+            f"Not decided ({what}): their intervals include no difference at all. About {would} would decide, if they "
             "vary as these do (--replications)."
         )
     return told
