@@ -19,18 +19,23 @@ from sim.errors import ScenarioError, suggest
 from sim.gpus import GPU
 
 from ..data import kernel_file, read_kernels
-from ..features import decode_operator, gemm_operator, of_one_kernel, prefill_operator
+from ..features import (
+    GROUPS,
+    HEAD,
+    LEAST_CONTEXT,
+    LEAST_HEADS,
+    LEAST_PROMPT,
+    LEAST_WIDTH,
+    decode_operator,
+    gemm_operator,
+    of_one_kernel,
+    prefill_operator,
+)
 from ..split import held_out, mixed
 from .points import Make, Points, machine, points
 from .solve import PER_NUMBER, Number, Solution, errors, solve
 
 MOST = 4000  # points of one fit: beyond, a fixed choice of them
-LEAST_WIDTH = 1024  # of a product
-LEAST_CONTEXT = 64  # tokens of a sequence that decodes
-LEAST_PROMPT = 64  # tokens; of shorter ones not many come at once
-LEAST_HEADS = 4  # of a prompt's attention on one GPU
-GROUPS = (2, 16)  # query heads per key head; tables change kernels beyond, TensorRT-LLM's at 1 and from 24
-HEAD = 128  # the size of heads that forms are fitted to
 
 FRACTION = (0.05, 1.0)
 COMPUTE = Number("compute_fraction", *FRACTION, (0.6, 0.8), 1.0, 1.0)
