@@ -76,7 +76,14 @@ class RequestClass(Section):
     samples: Annotated[
         int, Field(ge=1, le=10**6, description="requests in a row that ask the same prompt, each with its own output")
     ] = 1
-    priority: Annotated[int, Field(ge=-(10**9), le=10**9, description="smaller is more urgent")] = 0
+    priority: Annotated[
+        int,
+        Field(
+            ge=-(10**9),
+            le=10**9,
+            description="smaller is more urgent, as in vLLM; trtllm, and sglang by default, take the greatest first",
+        ),
+    ] = 0
     tenant: Annotated[
         str | None,
         Field(

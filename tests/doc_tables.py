@@ -49,7 +49,11 @@ TOP: dict[str, tuple[str | None, str | None, str | None]] = {
     "router": (COMPONENT, shorthand.DEFAULT_ROUTER, "which replica gets a request, see [Routers](#routers)"),
     "engine": ("a mapping", "see below", "what all policies share, see [Engine](#engine)"),
     "policy": (COMPONENT, shorthand.DEFAULT_POLICY, "the batching policy, see [policies](policies.md)"),
-    "policies": ("label: policy", "none", "`compare` runs all, `run` the first, or `--policy LABEL`"),
+    "policies": (
+        "label: policy",
+        "none",
+        "`compare` runs all (`--policies all`: and every other policy there is), `run` the first, or `--policy LABEL`",
+    ),
     "workload": ("a mapping", "required", "see [Workload](#workload)"),
     "cluster": ("a mapping", "from the keys above", "the long form, see [below](#long-form)"),
     "cost": (COMPONENT, shorthand.DEFAULT_COST, "what a step costs, see [Costs](#costs)"),
