@@ -62,6 +62,7 @@ def test_so_they_do_where_tgi_queues_requests_anew(monkeypatch: pytest.MonkeyPat
     for seed in range(150):
         monkeypatch.setattr(tgi, "MOST_NEW", random.Random(seed).choice([2, 5, 16]))
         data, asked = random_cases.case(random.Random(seed), "tgi")
+        data["policy"]["order"] = (None, "fair", "mlfq")[seed % 3]
         fast, slow = (random_cases.run(data, asked, fast_forward) for fast_forward in (True, False))
         assert_equal(fast, slow)
         spans = fast.spans.num_rows

@@ -32,6 +32,7 @@ from calibrate.measure.grid import CPU_AXES, CUDA_AXES, KINDS, QUICK_AXES, Point
 from calibrate.measure.progress import Progress
 from calibrate.measure.store import Store
 from sim import gpus, models
+from sim.cost import load_calibration
 from sim.errors import ScenarioError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -500,6 +501,19 @@ def test_from_measuring_to_predicting_steps(measured: Path, tmp_path: Path, caps
     }
     summary = sim.simulate(sim.from_mapping(data, "x")).summary
     assert summary["note"].startswith("calibrated by cpu-torch-roofline") and summary["completed"] == 4
+
+
+def test_what_was_measured_quickly_is_fitted_as_far_as_it_goes(
+    measured: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too few points for the refined forms: plain rooflines, and the fit says so."""
+    out = tmp_path / "quick.yaml"
+    assert main(["fit", "--gpu", "cpu", "--engine", "torch", "--data", str(measured), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert f"note: gemm: {len(read_kernels(measured / 'gemm.csv', 'gemm'))} points, so a plain roofline" in told
+    operators = load_calibration(out).operators
+    assert operators.gemm.wave_share == 0 and operators.gemm.overlap_p is None
+    assert set(operators.elementwise.by_pass) == {"embedding", "norms", "rope", "kv_write", "activation"}
 
 
 @pytest.fixture

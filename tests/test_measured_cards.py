@@ -14,10 +14,12 @@ from calibrate.check import points
 from calibrate.data import COLUMNS, kernel_file, read_device, read_kernels
 from calibrate.features import chosen, of_one_kernel
 from calibrate.fit import fit_all
-from sim import gpus
+from sim import gpus, models
 from sim.cost import Prices, find_calibration
 from sim.cost.forms import Pass, Passes
 from sim.cost.operators import Operator
+from sim.cost.roofline import RooflinePricer
+from sim.scenario import Engine
 
 FOLDERS = sorted((Path(points.__file__).parents[1] / "measurements").iterdir())
 CARDS = ("h100_sxm", "h200_sxm")
@@ -142,3 +144,11 @@ def test_a_folder_is_fitted_as_the_card_that_it_is_of(tmp_path: Path, capsys: py
     assert main([*words, str(tmp_path), "--gpu", "h100_sxm"]) == 2
     assert "device.json: not JSON" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(("gpus_in_group", "told"), [(1, False), (2, True)])
+def test_all_reduces_that_were_not_measured_are_told(gpus_in_group: int, told: bool) -> None:
+    found, gpu = find_calibration("h100_sxm-torch", None), gpus.parse("h100_sxm")
+    engine = Engine(tensor_parallel_size=gpus_in_group)
+    label = RooflinePricer(models.parse("llama-3.1-8b"), gpu, engine, found).label
+    assert label.endswith("all-reduces not measured and at their ideal") == told

@@ -407,6 +407,33 @@ def test_a_long_job_starves_under_mlfq() -> None:
     assert found["finish_s"].argmax() == 0
 
 
+# -- requests that TGI queues anew: what they were given before counts
+
+
+def one_at_a_time(order: Any) -> dict[str, Any]:
+    return {
+        "name": "tgi",
+        "support_chunking": False,
+        "max_batch_size": 1,
+        "max_batch_prefill_tokens": 4096,
+        "order": order,
+    }
+
+
+def test_fair_charges_all_goes_of_a_request() -> None:
+    made = scenario(one_at_a_time({"name": "fair", "input_weight": 0, "output_weight": 1}), classes("a", "b"))
+    rows = [(0.0, 1, 1000, "b"), (0.0, 1, 3000, "a"), (0.0, 1, 1000, "b"), (0.0, 1, 1000, "b"), (0.0, 1, 1000, "b")]
+    finish = run(made, asked(rows))["finish_s"] / STEP_S
+    # b 1000; a 1024; b 2000; a has had less than 2000, 2048; b 3000; a 3000 and ends; b 4000
+    assert finish.round().tolist() == [1000, 6000, 3024, 5048, 7000]
+
+
+def test_mlfq_sinks_a_request_over_all_its_goes() -> None:
+    made = scenario(one_at_a_time({"name": "mlfq", "skip_join_tokens": 4096}), classes("a"))
+    found = run(made, asked([(0.0, 1, 2048, "a"), (1.0, 1, 10, "a")]))
+    assert found["first_scheduled_s"][1] == pytest.approx(1024 * STEP_S)
+
+
 # -- messages
 
 

@@ -214,10 +214,7 @@ def fit_kind(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path, own: bool = 
     own: one measured shape, of which every row counts and all are fitted; its whole steps are what no fit sees.
     """
     measured = frame[kind.numbers_of(frame)]
-    if own:
-        frame = measured[of_one_kernel(measured)] if kind.file == "attention_prefill" else measured
-    else:
-        frame = select(kind, frame, gpu.name)
+    frame = measured if own else select(kind, frame, gpu.name)
     if measured.empty:
         return None
     held = np.zeros(len(frame), dtype=bool) if own else held_out(frame, kind.file)
@@ -260,11 +257,21 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fit_own(kind: Kind, gpu: GPU, frame: pd.DataFrame, path: Path) -> Fitted | None:
-    """The form of one kind for a folder of one's own: in whole blocks of rows or not, whichever is nearer."""
+    """The form of one kind for a folder of one's own: in whole blocks of rows or not, whichever is nearer; a plain
+    roofline where there are too few points for more, as a quick measurement has."""
+    if kind.file == "attention_prefill":
+        frame = frame[of_one_kernel(frame)]
+    rows = frame[kind.numbers_of(frame)]
+    few = 0 < len(rows) < PER_NUMBER * len(kind.numbers)
+    if few:
+        kind = bare(kind)
     variants = [kind, replace(kind, constant={})] if kind.constant else [kind]
     found = [fit_kind(each, gpu, frame, path, True) for each in variants]
     there = [each for each in found if each is not None]
-    return min(there, key=lambda each: each.errors["median_percent"]) if there else None
+    if not there:
+        return None
+    best = min(there, key=lambda each: each.errors["median_percent"])
+    return replace(best, notes=(f"{kind.key}: {len(rows)} points, so a plain roofline",)) if few else best
 
 
 def thinned(frame: pd.DataFrame, file: str) -> pd.DataFrame:

@@ -24,12 +24,13 @@ from ..features import chosen, parts
 from ..split import held_out
 from .kinds import BANDWIDTH, FLOOR, LAUNCH_S, Fitted
 from .points import machine
-from .solve import PER_NUMBER, Number, errors, solve
+from .solve import Number, errors, solve
 
 SAMPLING_LAUNCHES = 8
 ELSEWHERE = 0.88  # of the memory bandwidth, where nothing was measured: A100's share, as fitted here
 BEYOND_CACHE = 90e6  # bytes moved: nearly twice the L2 of an H100
 PASS_NAMES = get_args(PassName)
+PER_PASS = 2  # points for each of a pass's two numbers: its sizes lie on a line
 NAMES = {"h100_sxm": "h100", "h200_sxm": "h100", "a100_sxm": "a100"}
 SHARE = (Number("bandwidth_fraction", 0.05, 1.0, (0.8,), ELSEWHERE, ELSEWHERE),)
 
@@ -82,7 +83,7 @@ def fit_own_passes(gpu: GPU, root: Path, engine: str, roofline: bool = False) ->
     if not roofline:
         own: dict[str, Any] = {}
         for rows, (operator,) in passes:
-            if operator.name in PASS_NAMES and len(rows) >= 2 * PER_NUMBER:
+            if operator.name in PASS_NAMES and len(rows) >= 2 * PER_PASS:
                 found, told = _of_passes(operator, measured[rows], seen, what)
                 own[operator.name] = found
                 bounds += tuple(f"{operator.name}: {line}" for line in told)
@@ -107,7 +108,7 @@ def _of_passes(
     def predict(values: Any) -> Any:
         return Efficiency(**values).seconds(operator, seen)
 
-    found = solve((BANDWIDTH, FLOOR), predict, measured, what)
+    found = solve((BANDWIDTH, FLOOR), predict, measured, what, per_number=PER_PASS)
     return {name: found.values[name] for name in ("bandwidth_fraction", "floor_s")}, found.bounds
 
 

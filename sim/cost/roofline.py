@@ -18,7 +18,7 @@ from pydantic import Field
 from ..errors import Complaint, ScenarioError
 from ..registry import register
 from .calibration import DEFAULT, IDEAL, LECTURE, Calibration, find_calibration
-from .forms import DecodeAttention
+from .forms import AllReduce, DecodeAttention
 from .noise import Noise, Spread
 from .operators import BatchShape, Operator, Prompts, Shard, operators
 from .prices import Prices
@@ -99,7 +99,7 @@ class RooflinePricer(Pricer):
         self._shape = model, gpu, engine
         self.prices, self.ideal = Prices(gpu, calibration), Prices(gpu, LECTURE)
         self.front_end_s, self.response_s = calibration.front_end_s, calibration.response_s
-        self.label = _label(calibration, gpu.name)
+        self.label = _label(calibration, gpu.name, engine.tensor_parallel_size)
         self.host_s = 0.0 if asynchronous else calibration.host_s
         self.host_per_seq_s = 0.0 if asynchronous else calibration.host_per_seq_s
         self._hidden = calibration.mixed_overlap
@@ -173,7 +173,7 @@ class RooflinePricer(Pricer):
         return Pieces.through(contexts, prices.seconds(shard.decode_attention(n, contexts)))
 
 
-def _label(calibration: Calibration, gpu: str) -> str:
+def _label(calibration: Calibration, gpu: str, gpus: int) -> str:
     if calibration.ideal:
         return OPTIMISTIC
     elsewhere = "" if calibration.gpu == gpu else f", measured on {calibration.gpu}, applied to {gpu}"
@@ -184,4 +184,6 @@ def _label(calibration: Calibration, gpu: str) -> str:
         and isinstance(found.get("median_percent"), int | float)
     ]
     errors = f" (median error of its kernels: {', '.join(known)})" if known else ""
-    return f"calibrated by {calibration.name}{errors}{elsewhere}"
+    bare = gpus > 1 and calibration.operators.all_reduce == AllReduce()
+    missing = ", all-reduces not measured and at their ideal" if bare else ""
+    return f"calibrated by {calibration.name}{errors}{elsewhere}{missing}"

@@ -23,10 +23,14 @@ class Order(Protocol):
 
 
 def given(batch: Batch, seq: Sequence) -> int:
-    """Outputs of seq by the steps decided so far: known to all, since the engine has them or waits for them."""
+    """Outputs of seq by the steps decided so far: known to all, since the engine has them or waits for them.
+
+    Those of earlier goes, which are a part of its prompt since it was queued anew, are among them.
+    """
+    asked = seq.request.prompt_tokens
     if seq.state == DECODING:
-        return batch.decodes.tick - seq.born + 1 - seq.prompt
-    return seq.outputs if seq.last_step is not None else seq.known - seq.prompt
+        return batch.decodes.tick - seq.born + 1 - asked
+    return seq.prompt - asked + seq.outputs if seq.last_step is not None else seq.known - asked
 
 
 class Ranked:

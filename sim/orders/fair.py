@@ -86,7 +86,7 @@ class FairQueue:
             if at + 1 == len(queue):
                 heappop(heap)
                 continue
-            counter += 0 if seq in self._charged else weight * seq.prompt
+            counter += 0 if seq in self._charged else weight * seq.request.prompt_tokens
             heapreplace(heap, ((counter, *_came(queue[at + 1])), tenant, at + 1))
         return iter(found)
 
@@ -144,7 +144,7 @@ class FairQueue:
                 served = seq.state not in (WAITING, DONE) or seq.first_step is not None
                 if served and seq not in self._charged:
                     self._charged[seq] = 0
-                    counters[tenant_of(seq.request)] += order.input_weight * seq.prompt
+                    counters[tenant_of(seq.request)] += order.input_weight * seq.request.prompt_tokens
             self._left = []
         if self._counted == batch.step:
             return

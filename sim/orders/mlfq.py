@@ -75,7 +75,7 @@ class FeedbackQueue(Ranked):
         self._batch = batch
 
     def _level(self, seq: Sequence) -> int:
-        return self._order.level(seq.prompt, given(self._batch, seq))
+        return self._order.level(seq.request.prompt_tokens, given(self._batch, seq))
 
     def displaced(self, batch: Batch) -> Sequence | None:
         """Who decodes on a worse level than the head waits on: of the worst, the one admitted last; None: nobody.
@@ -89,10 +89,11 @@ class FeedbackQueue(Ranked):
         soonest = inf
         for seq in batch.decodes.members:
             outputs = given(batch, seq)
-            joined = order.joins(seq.prompt)
+            asked = seq.request.prompt_tokens
+            joined = order.joins(asked)
             left = order.leaves(joined, level) - outputs
             if joined > level or left <= 0:
-                rank = order.level(seq.prompt, outputs), seq.order
+                rank = order.level(asked, outputs), seq.order
                 if rank > worst:
                     worst, found = rank, seq
             elif left < soonest:
