@@ -181,11 +181,17 @@ def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseMod
         return model.model_validate(params)
     except ValidationError as error:
         complaint = explain(error, model, params, f"the {WORDS[kind]} {name}")
-        where = _elsewhere(kind, cls, str(complaint.path[0])) if len(complaint.path) == 1 else ""
-        if where and complaint.what.startswith("unknown key"):
-            head, _, rest = complaint.what.partition("; ")
-            complaint = Complaint(f"{head}; {where}; {rest}", *complaint.path)
-        raise complaint from None
+        raise hinted(
+            complaint, _elsewhere(kind, cls, str(complaint.path[0])) if len(complaint.path) == 1 else ""
+        ) from None
+
+
+def hinted(complaint: Complaint, where: str) -> Complaint:
+    """The same of an unknown key, with where it belongs; unchanged without a hint, or about something else."""
+    if not where or not complaint.what.startswith("unknown key"):
+        return complaint
+    head, _, rest = complaint.what.partition("; ")
+    return Complaint(f"{head}; {where}; {rest}", *complaint.path)
 
 
 def _elsewhere(kind: str, cls: type, key: str) -> str:
@@ -196,13 +202,25 @@ def _elsewhere(kind: str, cls: type, key: str) -> str:
         return ""
     if key in import_module(".scenario", __package__).Engine.model_fields:
         return f"it stands under engine, engine.{key}"
-    others = {other: get(kind, other) for other in names(kind)}
-    if owners := [other for other, its in others.items() if key in model_of(its).model_fields]:
-        return f"it is a parameter of {listed(owners)}"
-    engines = {other: getattr(its, "named_otherwise", {}).get(key) for other, its in others.items()}
-    if owners := [other for other, its in engines.items() if its]:
-        return f"{listed(owners)} has it; in a scenario it is {engines[owners[0]]}"
-    return ""
+    owners = _owners(key)
+    return f"it is a parameter of {listed(owners)}" if owners else _in_other_words(key)
+
+
+def elsewhere_than_engine(key: str) -> str:
+    """Where a key belongs that does not stand under engine: to policies, or in other words."""
+    owners = _owners(key)
+    return f"it stands under policy, for it is a parameter of {listed(owners)}" if owners else _in_other_words(key)
+
+
+def _owners(key: str) -> list[str]:
+    return [name for name in names("policy") if key in model_of(get("policy", name)).model_fields]
+
+
+def _in_other_words(key: str) -> str:
+    """How a scenario says what is an engine's own name of something."""
+    engines = {name: getattr(get("policy", name), "named_otherwise", {}).get(key) for name in names("policy")}
+    owners = [name for name, said in engines.items() if said]
+    return f"{listed(owners)} has it; in a scenario it is {engines[owners[0]]}" if owners else ""
 
 
 def listed(words: list[str]) -> str:

@@ -281,6 +281,8 @@ def _scenario(
         raise document.error(complaint.path, complaint.what) from None
     except ValidationError as error:
         found = explain(error, Scenario, long)
+        if found.path[-2:-1] == ("engine",):
+            found = registry.hinted(found, registry.elsewhere_than_engine(str(found.path[-1])))
         raise document.error(origins(found.path), found.what) from None
     scenario._document, scenario._origins = document, origins
     scenario._folder = path.parent.absolute()  # a run in another process may have another working directory

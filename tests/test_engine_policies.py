@@ -112,6 +112,21 @@ def run(policy: dict[str, Any], asked: list[Request], **engine: Any) -> list[dic
     return quick
 
 
+@pytest.mark.parametrize(
+    ("where", "key", "hint"),
+    [
+        ("policy", "block_size", "it stands under engine, engine.block_size"),
+        ("policy", "page_size", "sglang has it; in a scenario it is engine.block_size"),
+        ("engine", "page_size", "sglang has it; in a scenario it is engine.block_size"),
+        ("engine", "max_num_seqs", "it stands under policy, for it is a parameter of sarathi, vllm and vllm_v0"),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_told_the_right_one(where: str, key: str, hint: str) -> None:
+    text = BASE + "policy: {name: vllm}\n"
+    with pytest.raises(ScenarioError, match=f"{where}.{key}: unknown key.*; {hint}; "):
+        sim.load_text(text, "x.yaml", [f"{where}.{key}=16"])
+
+
 def test_tgi_refuses_who_finds_too_many_in_the_system() -> None:
     asked = [Request(i, f"r{i}", 0.001 * i, 20, 5, 5) for i in range(6)]
     asked.append(Request(6, "r6", 5.0, 20, 5, 5))
