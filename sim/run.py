@@ -186,6 +186,7 @@ class _Run:
 
     def close(self) -> None:
         """The clock has stopped: whatever has not ended gets its row too."""
+        failed = []
         for engine in self.engines:
             if engine.stalled:
                 why = f"{engine.why}; raise the KV cache"
@@ -200,9 +201,12 @@ class _Run:
             for seq in engine.unfinished():
                 if self.end_s == inf:
                     seq.status, seq.reason = FAILED, f"it can never be scheduled: {never(engine.lane)}"
+                    failed.append(seq)
                 self.requests.close(seq)
         for seq in self.front_end.under_way.values():
             self.requests.close(seq)
+        if failed:
+            self.warnings.append(f"{len(failed):,} failed; the first, {failed[0].request.id}: {failed[0].reason}")
         first = self.front_end.first_rejected
         if first is not None:
             self.warnings.append(f"{self.front_end.rejected:,} rejected; the first, {first.request.id}: {first.reason}")

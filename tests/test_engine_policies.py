@@ -317,3 +317,10 @@ def test_trtllm_may_run_out_of_blocks_by_its_own_count() -> None:
     assert [(status, outputs) for status, outputs, _ in rows[:2]] == [("finished", 8), ("finished", 3)]
     assert [(status, outputs) for status, outputs, _ in rows[2:]] == [("failed", 5), ("failed", 5)]
     assert all(reason.startswith("no free block is left") for _, _, reason in rows[2:])
+
+
+def test_requests_that_fail_are_told_in_a_warning() -> None:
+    asked = [Request(0, "r0", 0.0, 100, 5, 5), Request(1, "r1", 0.0, 30, 5, 5)]
+    policy = {"name": "trtllm", "enable_chunked_prefill": True, "max_num_tokens": 40, "chunk_unit_size": 64}
+    (told,) = simulated(policy, asked, True).warnings
+    assert told.startswith("1 failed; the first, r0: it can never be scheduled: a chunk of 64 tokens")
