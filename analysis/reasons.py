@@ -213,6 +213,8 @@ def _limits(first: Variant, other: Variant) -> str:
     if abs(kept[0] - kept[1]) < DIFFERENT / 5:
         return f"Both keep the SLO for {shares[0]} of the requests. {_output(first, other)}"
     text = f"{shares[0]} of {other.label}'s requests keep the SLO, {shares[1]} of {first.label}'s"
+    if kept[0] > kept[1]:  # no limit is why: what differs is how fast they are
+        return f"{text}. {_output(first, other)}"
     its, best = missed(other), missed(first)
     more = {name: share - best.get(name, 0.0) for name, share in its.items()}
     name = max(more, key=lambda each: more[each], default="")

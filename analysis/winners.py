@@ -126,8 +126,8 @@ def notes(found: Sequence[Variant]) -> list[str]:
     told = []
     for variant, short in served.shortfalls(mine).items():
         if short.text:
-            out = "not compared in any metric" if short.cuts else "not compared in latencies" if short.loses else ""
-            told.append(f"{variant.label} {short.text}{f': {out}' if out else ''}.")
+            out = f": not compared in {short.left_out_of}" if short.left_out_of else ""
+            told.append(f"{variant.label} {short.text}{out}.")
     open_ = [(win.name, each) for win in winners(found) for each in win.undecided]
     if open_:
         counts = [each.needed for _, each in open_]

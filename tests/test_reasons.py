@@ -103,6 +103,17 @@ def test_goodput_is_explained_by_the_limit_that_is_missed() -> None:
     assert text.endswith("60 % and 0 % do not finish.")
 
 
+def test_goodput_of_who_keeps_more_is_not_explained_by_a_limit() -> None:
+    """b keeps the SLO more often and has less goodput all the same: it is slower as a whole."""
+    of = {"generated_tokens": 10_000, "total_output_tokens": 10_000, "slo_attainment": 0.95}
+    late = np.where(np.arange(100) < 5, 3.0, 0.0)
+    b = made("b", of | {"duration": 20.0, "slo_attainment": 1.0}, decode_s=0.09, queue_s=0.3)
+    text = told("request_goodput", made("a", of, decode_s=0.09, queue_s=late), b)
+    assert text.startswith("100 % of b's requests keep the SLO, 95 % of a's. A step of b takes 20.0 ms, of a 10.0 ms")
+    assert "limit" not in text and "waiting" not in text
+    assert told("request_goodput", b, made("c", of | {"slo_attainment": 1.0, "duration": 5.0})).endswith(NONE)
+
+
 def test_throughput_is_explained_by_the_factor_that_differs() -> None:
     of = {"generated_tokens": 10_000, "total_output_tokens": 10_000, "output_throughput": 1000.0}
     a = made("a", of)

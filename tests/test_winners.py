@@ -57,11 +57,14 @@ def steps(plain_ms: float = 100.0, mixed_ms: float = 0.0, alone_ms: float = 0.0,
     return pd.DataFrame(rows).assign(**columns)
 
 
-def made(label: str, *replications: dict[str, Any], of: pd.DataFrame | None = None, **asked: Any) -> Variant:
-    """A variant whose replications have these values, the others as usual; `asked` as in `requests`, `of` its steps."""
+def made(
+    label: str, *replications: dict[str, Any], of: pd.DataFrame | None = None, until: float | None = None, **asked: Any
+) -> Variant:
+    """A variant whose replications have these values, the others as usual; `asked` as in `requests`, `of` its steps,
+    `until` the time at which its window ends."""
     runs = []
     for number, values in enumerate(replications):
-        scenario = {"seed": 1, "workload": {}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
+        scenario = {"seed": 1, "workload": {"duration_s": until}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
         run = Run(Path(label), scenario, USUAL | {"policy": label, "replication": number} | values, {})
         run.__dict__ |= {"requests": requests(**asked), "steps": steps() if of is None else of}
         runs.append(run)
