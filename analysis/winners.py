@@ -132,10 +132,10 @@ def notes(found: Sequence[Variant]) -> list[str]:
     if open_:
         counts = [each.needed for _, each in open_]
         most = max((count or 0 for count in counts), default=0)
-        would = f"{most} replications" if all(counts) else "many more replications"
+        would = f"About {most} replications" if all(counts) else "Many more replications"
         what = ", ".join(dict.fromkeys(name for name, _ in open_))
         told.append(
-            f"Not decided ({what}): their intervals include no difference at all. About {would} would decide, if they "
+            f"Not decided ({what}): their intervals include no difference at all. {would} would decide, if they "
             "vary as these do (--replications)."
         )
     return told

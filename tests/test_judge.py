@@ -11,7 +11,7 @@ from analysis import catalog, served
 from analysis.compare import cells, divided
 from analysis.headline import headline
 from analysis.judge import judge
-from analysis.winners import OF, notes, winners
+from analysis.winners import OF, notes, sentences, winners
 from sim.cli import main
 from tests.test_winners import made
 
@@ -32,6 +32,8 @@ def test_level_behind_and_not_decided() -> None:
     assert kind(TTFT, (80, 75, 89), (524, 1434, 407)) == "behind"  # multiples: certain on a logarithmic scale
     assert kind(GOODPUT, (20, 20, 20), (19, 11, 19.4)) == "undecided"
     assert kind(GOODPUT, (20, 20, 20), (0, 0.1, 0)) == "behind"  # zeros have no logarithm: by differences
+    assert kind(GOODPUT, (4.0, 9.0), (0, 0)) == "behind"  # which would not tell here
+    assert kind(GOODPUT, (4.0, 0.0), (0, 0)) == "undecided" and kind(GOODPUT, (0, 0), (0, 0)) == "level"
     assert kind(TTFT, (100,), (101.9,)) == "level" and kind(TTFT, (100,), (103,)) == "behind"
 
 
@@ -94,6 +96,19 @@ def test_who_refuses_is_not_compared_in_latencies() -> None:
     ]
     goodput = next(each for each in winners(found) if each.metric is GOODPUT)
     assert goodput.left_out == () and goodput.next is not None  # a refused request counts there
+
+
+def test_who_does_nothing_is_behind_for_certain() -> None:
+    found = [made("works", *({"request_goodput": value} for value in (3.0, 5.3)))]
+    found.append(made("idle", *[{"request_goodput": 0.0}] * 2))
+    assert "Goodput: works 4.15 req/s, idle 0 req/s: 100 % less." in sentences(found)
+    assert "decide" not in headline(found) and headline(found).endswith(", idle none.")
+
+
+@pytest.mark.parametrize(("others", "says"), [((101, 100, 130), "About "), ((100, 1, 2000), "Many more ")])
+def test_how_many_replications_would_decide(others: tuple[float, ...], says: str) -> None:
+    found = [made("a", {}, {}, {}), made("b", *({"p99_ttft_ms": value} for value in others))]
+    assert re.search(rf"at all\. {says}(\d+ )?replications would decide", " ".join(notes(found)))
 
 
 @pytest.mark.parametrize("until", [None, 900.0])
