@@ -124,6 +124,20 @@ def test_a_portrait_has_the_time_split_and_the_engine() -> None:
     assert "over 99 % of it waiting" in almost_all
 
 
+def test_a_limit_of_tpot_that_binds_nobody_is_told() -> None:
+    """Tokens that come together have no time between them."""
+    whole = {"streamed": False, "median_tpot_ms": None, "p99_tpot_ms": None}
+    found = [made("static", whole), made("vllm", {})]
+    told = "static delivers a request's tokens together: without TPOT, it keeps any limit of it."
+    assert winners.notes(found) == [told]
+    for run in found[0].runs:
+        run.scenario["slo"] = {"ttft_ms": 500}
+    assert winners.notes(found) == []
+    for run in found[0].runs:
+        run.scenario["workload"]["classes"] = {"chat": {"slo": {"tpot_ms": 50}}}
+    assert winners.notes(found) == [told]
+
+
 def test_the_report_has_it_and_a_text_beside_it(tmp_path: Path) -> None:
     for policy, seats in (("vllm", 32), ("static", 8)):
         write(tmp_path / "cmp" / policy, serve(requests=60, policy=policy, max_num_seqs=seats), policy=policy)
