@@ -66,6 +66,8 @@ PARTS = {
     "transfer": "moving KV between engines",
     "retry": "lost to retries",
 }
+ANEW = "queued anew"
+"""What `preempted` is of a policy that preempts nobody."""
 TERMINAL = (
     *("median_ttft_ms", "p99_ttft_ms", "median_tpot_ms", "p99_itl_ms", "p99_e2el_ms"),
     *("request_throughput", "output_throughput", "request_goodput"),

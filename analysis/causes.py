@@ -25,9 +25,8 @@ KINDS = {
     MIXED: "in steps that compute prompts too",
     ALONE: "in steps of prompts alone, in which decodes pause",
     "between": "between steps",
-    "preempted": "preempted",
 }
-"""Where a token's time goes."""
+"""Where a token's time goes, if not to preemptions."""
 Parts = Mapping[str, float]
 
 

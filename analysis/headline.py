@@ -98,14 +98,18 @@ def _at_one_rate(found: Sequence[Variant], rate: float | None, with_slo: bool) -
             lead = f"{_and([variant.label for variant in mine])} {are}{at} with {catalog.text_of(best)} requests/s"
             lead += f" within the SLO of {_slo(mine[0])}; by"
             undecided = f" In goodput {_undecided(open_)}." if open_ else ""
+    if not mine:
+        return f"None can be compared with another{at}.{left_out}"
     if len(mine) < 2:
-        return f"{_alone(mine or here, with_slo)}{left_out}"
+        return f"{_alone(mine, with_slo)}{left_out}"
     stands = None if with_slo else standing(mine, winners.OF["output_throughput"])
     if stands is None or not stands.first.value("output_throughput") or stands.of_kind("level"):
         mine, left_out = _fit(mine, "p99_ttft_ms", left_out)
         stands = standing(mine, winners.OF["p99_ttft_ms"])
+    if not mine:
+        return f"{lead} latency none can be compared.{undecided}{left_out}"
     if stands is None or not stands.others:
-        return f"{_alone(mine or here, with_slo)}{undecided}{left_out}"
+        return f"{_alone(mine, with_slo)}{undecided}{left_out}"
     return f"{lead} {_outcome(stands)}.{_lacks(found, stands.first)}{undecided}{left_out}"
 
 

@@ -9,7 +9,8 @@ the replications' ratios (`pairs.gap`), each of the same requests. A policy is
 - behind, if the interval leaves out that the two are equal (and it is more than 2 % worse);
 - else not decided: the replications fit to both.
 
-With one replication there is no interval, and 2 % alone decide.
+With one replication there is no interval, and 2 % alone decide. Nothing at all, in every replication, is behind
+something in every one; no interval is needed for that.
 """
 
 import math
@@ -96,10 +97,18 @@ def standing(found: Sequence[Variant], metric: catalog.Metric) -> Standing | Non
 
 def judge(first: Variant, other: Variant, metric: catalog.Metric) -> Judgement:
     """How `other` stands to `first`, which has the better mean."""
+    if metric.better == "high" and _is_nothing(first, other, metric.name):
+        return Judgement(first, other, metric, "behind", 0.0)
     ratio, low, high, spread, count = _compared(first, other, metric.name)
     kind = _kind(ratio, low, high, metric.better == "low")
     needed = _needed(ratio, spread, count) if kind == "undecided" else None
     return Judgement(first, other, metric, kind, ratio, low, high, needed)
+
+
+def _is_nothing(first: Variant, other: Variant, metric: str) -> bool:
+    """0 in every replication, where the best has more in each. Zeros have no ratios, and differences scatter with the
+    best one's values."""
+    return not any(other.values(metric)) and min(first.values(metric)) > 0
 
 
 def _kind(ratio: float, low: float | None, high: float | None, low_is_better: bool) -> Kind:

@@ -16,6 +16,13 @@ def missed(one: Variant) -> dict[str, float]:
     return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
 
+def has_limit(one: Variant, key: str) -> bool:
+    """Whether the SLO of any of its requests limits this."""
+    scenario = one.first.scenario
+    labels = (scenario.get("workload") or {}).get("classes") or [""]
+    return any(_limit(scenario, label, key) is not None for label in labels)
+
+
 def _of(run: Run) -> dict[str, float]:
     requests = run.requests[run.requests["arrival_s"] >= run.warmup_s]
     finished = requests["status"] == "finished"

@@ -35,9 +35,9 @@ def portrait(one: Variant, short: Shortfall | None = None) -> str:
     if not whole:
         return f"{one.label}: no request finished."
     part = max(parts, key=lambda each: parts[each])
-    rest = [f"{catalog.PARTS[p]} {_time(v)}" for p, v in parts.items() if p != part and v / whole >= DIFFERENT]
+    rest = [f"{one.called(p)} {_time(v)}" for p, v in parts.items() if p != part and v / whole >= DIFFERENT]
     text = f"{one.label}: a request takes {_time(whole)}, {catalog.percent(parts[part] / whole)} of it"
-    text += f" {catalog.PARTS[part]}{' (' + ', '.join(rest) + ')' if rest else ''}"
+    text += f" {one.called(part)}{' (' + ', '.join(rest) + ')' if rest else ''}"
     return f"{text}; {_engine(one)}.{lacks}"
 
 
@@ -71,7 +71,7 @@ def _latency(name: str, band: str, first: Variant, other: Variant) -> str:
     if found is None:
         return NONE
     text = f"{WHOSE[band].format(other.label)} {_ms(found.its_whole)} ({catalog.LATENCIES[name][0]}),"
-    text += f" {_ms(found.its)} of it {catalog.PARTS[found.part]}; {first.label}'s {_ms(found.best_whole)},"
+    text += f" {_ms(found.its)} of it {other.called(found.part)}; {first.label}'s {_ms(found.best_whole)},"
     text += f" {_ms(found.best)} of it."
     if found.part in ("queue", "preempted"):
         return f"{text} {_queue(found, first, other)}"
@@ -110,8 +110,12 @@ def _decode(name: str, band: str, first: Variant, other: Variant) -> str:
     found = causes.cause(lambda one: causes.decode_parts(one, name, band), first, other)
     if found is None:
         return ""
-    text = f"Of that {_ms(found.its)} are {KINDS[found.part]} ({first.label}'s {_ms(found.best)})"
+    text = f"Of that {_ms(found.its)} are {_kind(found.part, other)} ({first.label}'s {_ms(found.best)})"
     return f"{text}{_steps(found.part, first, other)}."
+
+
+def _kind(kind: str, one: Variant) -> str:
+    return one.called(kind) if kind in catalog.PARTS else KINDS[kind]
 
 
 def _pace(name: str, band: str, first: Variant, other: Variant) -> str:
@@ -124,7 +128,7 @@ def _pace(name: str, band: str, first: Variant, other: Variant) -> str:
         whose, each = WHOSE[band].format(other.label), " a token"
     if found is None:
         return NONE
-    text = f"{whose} {_ms(found.its_whole)}{each}, {_ms(found.its)} of it {KINDS[found.part]}; {first.label}'s"
+    text = f"{whose} {_ms(found.its_whole)}{each}, {_ms(found.its)} of it {_kind(found.part, other)}; {first.label}'s"
     return f"{text} {_ms(found.best_whole)}, {_ms(found.best)} of it{_steps(found.part, first, other)}."
 
 
@@ -213,6 +217,8 @@ def _limits(first: Variant, other: Variant) -> str:
     if abs(kept[0] - kept[1]) < DIFFERENT / 5:
         return f"Both keep the SLO for {shares[0]} of the requests. {_output(first, other)}"
     text = f"{shares[0]} of {other.label}'s requests keep the SLO, {shares[1]} of {first.label}'s"
+    if kept[0] > kept[1]:  # no limit is why: what differs is how fast they are
+        return f"{text}. {_output(first, other)}"
     its, best = missed(other), missed(first)
     more = {name: share - best.get(name, 0.0) for name, share in its.items()}
     name = max(more, key=lambda each: more[each], default="")

@@ -1,7 +1,8 @@
 """What a policy left undone that another did for the same requests: refused, failed, unfinished or cut short.
 
 A latency is that of the requests that finished. Who refuses the tail has no tail, and who cuts outputs short ends
-early; so whoever lacks anything is named, and beyond a small share left out where that would flatter it.
+early; so whoever lacks anything is named, and beyond a small share left out where that would flatter it. What is
+counted by the second is flattered too where the run ends with its last request: without the long ones it ends sooner.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from .variants import Variant
 LOST, CUT, OPEN = 0.01, 0.01, 0.05
 """Shares from which on it matters: of requests refused or failed (a p99 leaves out 1 % by itself), of output tokens not
 given, and of requests unfinished, of which any policy has some where the clock stops."""
+PER_SECOND = ("_throughput", "_goodput")
 DONE = {"rejected": "refused", "failed": "failed", "unfinished": "left unfinished", "timed_out": "timed out"}
 
 
@@ -34,6 +36,8 @@ class Shortfall:
     """That those lack."""
     whole: float = 0.0
     """Tokens that its finished requests would have."""
+    fixed: bool = False
+    """Whether its runs last as long whatever it serves."""
 
     @property
     def cuts(self) -> bool:
@@ -48,6 +52,15 @@ class Shortfall:
         return refused > LOST * self.requests or still > OPEN * self.requests
 
     @property
+    def left_out_of(self) -> str:
+        """`latencies`: what `unfit` is true of; empty for nothing."""
+        if self.cuts:
+            return "any metric"
+        if not self.loses:
+            return ""
+        return "latencies" if self.fixed else "latencies, throughput and goodput"
+
+    @property
     def text(self) -> str:
         """`refused 441 of 600 requests that others served`; empty where nothing is missing."""
         told = [f"{DONE.get(status, status)} {count:,}" for status, count in self.lost.items() if count]
@@ -60,8 +73,10 @@ class Shortfall:
 
 
 def unfit(metric: str, short: Shortfall) -> bool:
-    """Whether this metric would flatter the policy: latencies by what is missing, everything by outputs cut short."""
-    return short.cuts or (short.loses and metric.endswith("_ms"))
+    """Whether this metric would flatter the policy: latencies, and what is divided by a window that ends with the last
+    request, by what is missing; everything by outputs cut short."""
+    lost = metric.endswith("_ms") or (metric.endswith(PER_SECOND) and not short.fixed)
+    return short.cuts or (short.loses and lost)
 
 
 def best_of(metric: catalog.Metric, found: Sequence[Variant], factor: float = 1.0) -> set[int]:
@@ -78,7 +93,7 @@ def shortfalls(found: Sequence[Variant]) -> dict[Variant, Shortfall]:
 
 @lru_cache(maxsize=2)
 def _shortfalls(found: tuple[Variant, ...]) -> dict[Variant, Shortfall]:
-    made = {variant: Shortfall() for variant in found}
+    made = {variant: Shortfall(fixed=all(map(_fixed, variant.runs))) for variant in found}
     groups: dict[object, list[tuple[Variant, Run]]] = {}
     for variant in found:
         for run in variant.runs:
@@ -87,6 +102,10 @@ def _shortfalls(found: tuple[Variant, ...]) -> dict[Variant, Shortfall]:
         if len(group) > 1:
             _count(group, made)
     return made
+
+
+def _fixed(run: Run) -> bool:
+    return (run.scenario.get("workload") or {}).get("duration_s") is not None
 
 
 def _count(group: Sequence[tuple[Variant, Run]], made: dict[Variant, Shortfall]) -> None:

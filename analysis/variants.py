@@ -8,7 +8,7 @@ import numpy as np
 
 from sim import mean_interval
 
-from .catalog import PARTS
+from .catalog import ANEW, PARTS
 from .load import Run, replication
 
 FEW = 1000
@@ -73,6 +73,11 @@ class Variant:
         """Mean seconds of a measured request's time by part."""
         means = {part: self.value(f"mean_{part}_ms") for part in PARTS}
         return {part: None if mean is None else mean / 1000 for part, mean in means.items()}
+
+    def called(self, part: str) -> str:
+        """What a part of its requests' time is called. Without preemptions `preempted` is the time of requests that
+        went back to the queue by themselves, as tgi's do at its limit of outputs."""
+        return ANEW if part == "preempted" and self.value("preemptions") == 0 else PARTS[part]
 
     def distribution(self, name: str, label: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As `Run.distribution`, of all replications together."""

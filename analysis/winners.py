@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from . import catalog, reasons, served
 from .judge import Judgement, Standing, standing
+from .limits import has_limit
 from .plots.style import rate_name, rates_of
 from .variants import Variant
 
@@ -121,24 +122,32 @@ def more(told: Judgement) -> str:
 
 
 def notes(found: Sequence[Variant]) -> list[str]:
-    """Who did less than others, and what it is left out of; what the replications do not decide, and what would."""
+    """Who did less than others, and what it is left out of; who keeps a limit of what it has not; what the replications
+    do not decide, and what would."""
     mine = _at_highest(found)
     told = []
     for variant, short in served.shortfalls(mine).items():
         if short.text:
-            out = "not compared in any metric" if short.cuts else "not compared in latencies" if short.loses else ""
-            told.append(f"{variant.label} {short.text}{f': {out}' if out else ''}.")
+            out = f": not compared in {short.left_out_of}" if short.left_out_of else ""
+            told.append(f"{variant.label} {short.text}{out}.")
+    told += _without_pace(mine)
     open_ = [(win.name, each) for win in winners(found) for each in win.undecided]
     if open_:
         counts = [each.needed for _, each in open_]
         most = max((count or 0 for count in counts), default=0)
-        would = f"{most} replications" if all(counts) else "many more replications"
+        would = f"About {most} replications" if all(counts) else "Many more replications"
         what = ", ".join(dict.fromkeys(name for name, _ in open_))
         told.append(
-            f"Not decided ({what}): their intervals include no difference at all. About {would} would decide, if they "
+            f"Not decided ({what}): their intervals include no difference at all. {would} would decide, if they "
             "vary as these do (--replications)."
         )
     return told
+
+
+def _without_pace(found: Sequence[Variant]) -> list[str]:
+    """Who is not paced by a TPOT limit: where tokens come together, there is no time between them."""
+    who = [one.label for one in found if one.value("streamed") == 0 and has_limit(one, "tpot_ms")]
+    return [f"{label} delivers a request's tokens together: without TPOT, it keeps any limit of it." for label in who]
 
 
 def whys(told: Sequence[Win]) -> list[tuple[str, str]]:

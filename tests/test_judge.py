@@ -11,7 +11,7 @@ from analysis import catalog, served
 from analysis.compare import cells, divided
 from analysis.headline import headline
 from analysis.judge import judge
-from analysis.winners import OF, notes, winners
+from analysis.winners import OF, notes, sentences, winners
 from sim.cli import main
 from tests.test_winners import made
 
@@ -32,6 +32,8 @@ def test_level_behind_and_not_decided() -> None:
     assert kind(TTFT, (80, 75, 89), (524, 1434, 407)) == "behind"  # multiples: certain on a logarithmic scale
     assert kind(GOODPUT, (20, 20, 20), (19, 11, 19.4)) == "undecided"
     assert kind(GOODPUT, (20, 20, 20), (0, 0.1, 0)) == "behind"  # zeros have no logarithm: by differences
+    assert kind(GOODPUT, (4.0, 9.0), (0, 0)) == "behind"  # which would not tell here
+    assert kind(GOODPUT, (4.0, 0.0), (0, 0)) == "undecided" and kind(GOODPUT, (0, 0), (0, 0)) == "level"
     assert kind(TTFT, (100,), (101.9,)) == "level" and kind(TTFT, (100,), (103,)) == "behind"
 
 
@@ -78,15 +80,15 @@ def test_the_headline_and_the_table_are_of_one_mind(goodput: dict[str, tuple[flo
 
 
 def test_who_refuses_is_not_compared_in_latencies() -> None:
-    fast, whole = {"p99_ttft_ms": 10.0, "request_goodput": 2.0}, made("whole", {})
+    fast, whole = {"p99_ttft_ms": 10.0, "request_goodput": 2.0}, made("whole", {}, until=900.0)
     for lost, status, out in ((0, "rejected", False), (1, "rejected", False), (2, "rejected", True)):
-        found = [made("less", fast, lost=lost, status=status), whole]
+        found = [made("less", fast, lost=lost, status=status, until=900.0), whole]
         win = next(each for each in winners(found) if each.metric is TTFT)
         assert (win.first is whole) == out and [one.label for one in win.left_out] == ["less"] * out
     assert any(
         text == "less refused 2 of 100 requests that others served: not compared in latencies." for text in notes(found)
     )
-    open_ = served.shortfalls([made("less", fast, lost=4, status="unfinished"), whole])
+    open_ = served.shortfalls([made("less", fast, lost=4, status="unfinished", until=900.0), whole])
     assert [short.loses for short in open_.values()] == [False, False]
     assert [cells(TTFT, each)[1][0].endswith("*[/bold]") for each in ([made("less", fast), whole], found)] == [
         True,
@@ -94,6 +96,51 @@ def test_who_refuses_is_not_compared_in_latencies() -> None:
     ]
     goodput = next(each for each in winners(found) if each.metric is GOODPUT)
     assert goodput.left_out == () and goodput.next is not None  # a refused request counts there
+
+
+def test_who_does_nothing_is_behind_for_certain() -> None:
+    found = [made("works", *({"request_goodput": value} for value in (3.0, 5.3)))]
+    found.append(made("idle", *[{"request_goodput": 0.0}] * 2))
+    assert "Goodput: works 4.15 req/s, idle 0 req/s: 100 % less." in sentences(found)
+    assert "decide" not in headline(found) and headline(found).endswith(", idle none.")
+
+
+@pytest.mark.parametrize(("others", "says"), [((101, 100, 130), "About "), ((100, 1, 2000), "Many more ")])
+def test_how_many_replications_would_decide(others: tuple[float, ...], says: str) -> None:
+    found = [made("a", {}, {}, {}), made("b", *({"p99_ttft_ms": value} for value in others))]
+    assert re.search(rf"at all\. {says}(\d+ )?replications would decide", " ".join(notes(found)))
+
+
+@pytest.mark.parametrize("until", [None, 900.0])
+@pytest.mark.parametrize("name", ["output_throughput", "request_goodput", "request_throughput"])
+def test_who_refuses_wins_nothing_by_a_run_that_ends_sooner(name: str, until: float | None) -> None:
+    """Unless the window is as long for all."""
+    more = {name: 2000.0, "slo_attainment": 0.98}
+    whole = [made(label, {name: 1000.0}, {name: 1000.0}, until=until) for label in ("whole", "alike")]
+    found = [made("less", more, more, lost=2, until=until), *whole]
+    out = until is None
+    for win in winners(found):
+        if win.metric.name == name:
+            assert [one.label for one in win.left_out] == ["less"] * out and (win.first.label == "less") != out
+    metric = next(each for each in catalog.KEY if each.name == name)
+    assert [cells(metric, found)[1][i].startswith("[bold]") for i in range(3)] == [not out, False, False]
+    rest = ", throughput and goodput" * out
+    assert notes(found)[0] == f"less refused 4 of 200 requests that others served: not compared in latencies{rest}."
+    if name == "request_goodput":
+        assert headline(found).startswith("less wins on goodput") != out
+        assert ("less is left out" in headline(found)) == out
+    share = next(each for each in catalog.KEY if each.name == "slo_attainment")
+    assert served.best_of(share, found) == {1, 2}
+
+
+@pytest.mark.parametrize("until", [None, 900.0])
+def test_where_each_lacks_what_another_did_none_is_compared(until: float | None) -> None:
+    found = [made(label, {"request_goodput": 5.0}, lost=5, until=until) for label in ("a", "b")]
+    for run in found[1].runs:
+        run.requests["status"] = run.requests["status"].to_numpy()[::-1]
+    told = headline(found)
+    assert "none can be compared" in told.lower() and "serves" not in told
+    assert all(f"{label} is left out: it refused 5 of" in told for label in "ab")
 
 
 def test_who_cuts_outputs_short_is_not_compared_at_all() -> None:
@@ -107,7 +154,10 @@ def test_who_cuts_outputs_short_is_not_compared_at_all() -> None:
 
 
 def test_a_winner_that_refuses_says_so_in_the_headline() -> None:
-    found = [made("less", {"request_goodput": 9.0, "slo_attainment": 0.5}, lost=40), made("whole", {})]
+    found = [
+        made("less", {"request_goodput": 9.0, "slo_attainment": 0.5}, lost=40, until=900.0),
+        made("whole", {}, until=900.0),
+    ]
     assert headline(found).endswith("less refused 40 of 100 requests that others served.")
     assert headline(found).startswith("less wins on goodput")
 
@@ -122,10 +172,14 @@ def test_a_real_policy_that_refuses_is_named(tmp_path: Path, capsys: pytest.Capt
     )
     assert main(["compare", str(scenario), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     told = capsys.readouterr().out
-    assert re.search(r"^tgi refused \d+ of 60 requests that others served: not compared in latencies\.$", told, re.M)
+    assert re.search(
+        r"^tgi refused \d+ of 60 requests that others served: not compared in latencies, throughput and goodput\.$",
+        told,
+        re.M,
+    )
     table = (tmp_path / "out" / "report-winners.md").read_text()
-    rows = [line for line in table.splitlines() if line.startswith(("| TTFT", "| TPOT", "| ITL", "| E2E"))]
-    assert len(rows) == 7 and not any("tgi" in row for row in rows)
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| metric")]
+    assert len(rows) == 10 and not any("tgi" in row for row in rows)
     assert "tgi refused" in table and "tgi refused" in (tmp_path / "out" / "report.html").read_text()
 
 

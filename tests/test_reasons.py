@@ -10,6 +10,7 @@ import pytest
 
 from analysis import causes, winners
 from analysis.load import find
+from analysis.plots import parts
 from analysis.reasons import NONE, why
 from analysis.variants import variants
 from tests.fakeresults import serve, write
@@ -92,6 +93,29 @@ def test_preemptions_slow_a_request_down() -> None:
     assert "100 ms of it preempted; a's 100 ms, 0 ms of it" in text
 
 
+@pytest.mark.parametrize(("preemptions", "word"), [(5, "preempted"), (0, "queued anew")])
+def test_who_preempts_nobody_queues_anew(preemptions: int, word: str) -> None:
+    """As tgi does after 1024 outputs: the same column, but the table beside it shows no preemptions."""
+    b = made("b", {"preemptions": preemptions, "mean_preempted_ms": 9000.0}, preempted_s=9.0)
+    assert f"1.00 s of it {word}; a's 100 ms" in told("p99_tpot_ms", made("a", {}), b)
+    assert f"9.00 s of it {word}; a's 1.00 s" in told("mean_e2el_ms", made("a", {}), b)
+    (portrait,) = winners.portraits([b])
+    assert f"90 % of it {word} (" in portrait
+    (portrait,) = winners.portraits([made("b", {"preemptions": preemptions, "mean_preempted_ms": 200.0})])
+    assert f", {word} 200 ms)" in portrait
+
+
+def test_the_picture_of_parts_has_the_same_words() -> None:
+    anew, lost, none = ({"preemptions": count, "mean_preempted_ms": ms} for count, ms in ((0, 9.0), (5, 9.0), (0, 0.0)))
+    for values, word in (
+        ([anew, none], "queued anew"),
+        ([lost, none], "preempted"),
+        ([anew, lost], "preempted or queued anew"),
+    ):
+        spent = {one: one.parts_s() for one in (made("x", each) for each in values)}
+        assert parts.label("preempted", spent) == word and parts.label("queue", spent) == "waiting in the queue"
+
+
 def test_goodput_is_explained_by_the_limit_that_is_missed() -> None:
     b = made("b", {"slo_attainment": 0.4}, decode_s=0.09, queue_s=np.where(np.arange(100) < 60, 3.0, 0.0))
     text = told("request_goodput", made("a", {}, decode_s=0.09), b)
@@ -101,6 +125,17 @@ def test_goodput_is_explained_by_the_limit_that_is_missed() -> None:
     assert "waiting in the queue" in text and "TPOT" not in text
     text = told("request_goodput", made("a", {}), made("b", {"slo_attainment": 0.4}, lost=60))
     assert text.endswith("60 % and 0 % do not finish.")
+
+
+def test_goodput_of_who_keeps_more_is_not_explained_by_a_limit() -> None:
+    """b keeps the SLO more often and has less goodput all the same: it is slower as a whole."""
+    of = {"generated_tokens": 10_000, "total_output_tokens": 10_000, "slo_attainment": 0.95}
+    late = np.where(np.arange(100) < 5, 3.0, 0.0)
+    b = made("b", of | {"duration": 20.0, "slo_attainment": 1.0}, decode_s=0.09, queue_s=0.3)
+    text = told("request_goodput", made("a", of, decode_s=0.09, queue_s=late), b)
+    assert text.startswith("100 % of b's requests keep the SLO, 95 % of a's. A step of b takes 20.0 ms, of a 10.0 ms")
+    assert "limit" not in text and "waiting" not in text
+    assert told("request_goodput", b, made("c", of | {"slo_attainment": 1.0, "duration": 5.0})).endswith(NONE)
 
 
 def test_throughput_is_explained_by_the_factor_that_differs() -> None:
@@ -134,10 +169,10 @@ def test_parts_add_up_to_the_latency(tmp_path: Any) -> None:
     write(tmp_path / "run", serve(requests=120, max_num_seqs=8))
     (one,) = variants(find([tmp_path]))
     requests: pd.DataFrame = one.first.requests[one.first.requests["measured"]]
-    for name, parts in (("ttft", causes.request_parts), ("e2el", causes.request_parts), ("tpot", causes.decode_parts)):
+    for name, split in (("ttft", causes.request_parts), ("e2el", causes.request_parts), ("tpot", causes.decode_parts)):
         for band, (low, high) in causes.BANDS.items():
             values = requests[f"{name}_ms"].dropna()
             chosen = values[values.between(*values.quantile([low, high]))]
             if name != "ttft" or not one.value("preemptions"):
-                assert sum(parts(one, name, band).values()) == pytest.approx(chosen.mean(), rel=1e-6)
+                assert sum(split(one, name, band).values()) == pytest.approx(chosen.mean(), rel=1e-6)
     assert sum(causes.pause_parts(one, "mean").values()) == pytest.approx(one.value("mean_itl_ms"), rel=0.05)

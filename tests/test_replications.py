@@ -163,7 +163,9 @@ def test_one_replication_has_a_difference_and_no_interval(tmp_path: Path) -> Non
         write(tmp_path / policy, serve(requests=40, policy=policy), policy=policy)
     found = paired([tmp_path])
     assert len(found) and found[["ci_low", "ci_high"]].isna().all(axis=None) and found["difference"].notna().all()
-    assert winners.sentences(variants(find([tmp_path]))) == []
+    both = variants(find([tmp_path]))
+    assert winners.sentences(both) == winners.notes(both)
+    assert not any(win.name in text for win in winners.winners(both) for text in winners.sentences(both))
 
 
 def test_other_arrivals_are_not_paired(tmp_path: Path) -> None:

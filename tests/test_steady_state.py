@@ -1,5 +1,6 @@
 """Verdicts on runs whose nature is known, and where their warm-up ends."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,12 @@ def test_without_a_steady_state_there_is_none() -> None:
     ends = np.arange(1.0, 101.0)
     once = steady_state(np.zeros(100), ends - 1, ends, np.ones(100), 0.0, 100.0)
     assert (once["verdict"], once["verdict_evidence"][:25]) == (DRAINED, "all 100 requests came at ")
+    refused = steady_state(np.zeros(79), ends[:79] - 1, ends[:79], np.ones(79), 0.0, 100.0, refused_s=np.zeros(21))
+    assert refused["verdict_evidence"].startswith("all 100 requests came at once, 21 of them refused, so")
+    later = steady_state(np.zeros(4), ends[:4] - 1, ends[:4], np.ones(4), 0.0, 9.0, refused_s=np.linspace(0, 1, 56))
+    assert later["verdict_evidence"].startswith("the only 4 of 60 requests that were accepted came at once, so")
+    alone = steady_state(np.zeros(1), np.zeros(1), np.ones(1), np.ones(1), 0.0, 9.0, refused_s=np.array([0.5, 99.0]))
+    assert alone["verdict_evidence"].startswith("only one of 2 requests was accepted, so")
     short = steady_state(np.linspace(0, 1, 100), np.linspace(0, 1, 100), np.full(100, 9.0), np.ones(100), 0.0, 100.0)
     assert short["verdict"] == DRAINED and "0 of 100 requests had ended" in short["verdict_evidence"]
     nothing = np.full(5, np.nan)
@@ -189,3 +196,15 @@ def test_all_tokens_and_completed_ones_are_two_numbers() -> None:
     assert (summary["completed"], summary["unfinished"]) == (2, 1)
     assert summary["output_throughput"] == pytest.approx(200 / 12.01)
     assert summary["generated_throughput"] == pytest.approx(240 / 12.01)
+
+
+def test_refused_requests_are_told_in_a_real_run() -> None:
+    """A closed loop whose clients are refused until none is left: all 50 came in an instant, and 5 were accepted."""
+    loop = {"name": "closed_loop", "concurrency": 10}
+    few = {"policy": {"name": "tgi", "max_concurrent_requests": 5}}
+    found = run(few, arrivals=loop, num_requests=50)
+    assert found["rejected"] == 45
+    assert found["verdict_evidence"].startswith("all 50 requests came at once, 45 of them refused, so")
+    found = run(few, arrivals={"name": "constant", "rate_per_s": 20.0}, num_requests=50)
+    accepted = 50 - found["rejected"]
+    assert accepted < 50 and re.search(rf"of {accepted} accepted (requests|ones) ", found["verdict_evidence"])

@@ -57,11 +57,14 @@ def steps(plain_ms: float = 100.0, mixed_ms: float = 0.0, alone_ms: float = 0.0,
     return pd.DataFrame(rows).assign(**columns)
 
 
-def made(label: str, *replications: dict[str, Any], of: pd.DataFrame | None = None, **asked: Any) -> Variant:
-    """A variant whose replications have these values, the others as usual; `asked` as in `requests`, `of` its steps."""
+def made(
+    label: str, *replications: dict[str, Any], of: pd.DataFrame | None = None, until: float | None = None, **asked: Any
+) -> Variant:
+    """A variant whose replications have these values, the others as usual; `asked` as in `requests`, `of` its steps,
+    `until` the time at which its window ends."""
     runs = []
     for number, values in enumerate(replications):
-        scenario = {"seed": 1, "workload": {}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
+        scenario = {"seed": 1, "workload": {"duration_s": until}, "name": "x", "slo": {"ttft_ms": 500, "tpot_ms": 15}}
         run = Run(Path(label), scenario, USUAL | {"policy": label, "replication": number} | values, {})
         run.__dict__ |= {"requests": requests(**asked), "steps": steps() if of is None else of}
         runs.append(run)
@@ -119,6 +122,20 @@ def test_a_portrait_has_the_time_split_and_the_engine() -> None:
         "10 % of the prompts' tokens found in the cache. It refused 5 of 100 requests that others served."
     )
     assert "over 99 % of it waiting" in almost_all
+
+
+def test_a_limit_of_tpot_that_binds_nobody_is_told() -> None:
+    """Tokens that come together have no time between them."""
+    whole = {"streamed": False, "median_tpot_ms": None, "p99_tpot_ms": None}
+    found = [made("static", whole), made("vllm", {})]
+    told = "static delivers a request's tokens together: without TPOT, it keeps any limit of it."
+    assert winners.notes(found) == [told]
+    for run in found[0].runs:
+        run.scenario["slo"] = {"ttft_ms": 500}
+    assert winners.notes(found) == []
+    for run in found[0].runs:
+        run.scenario["workload"]["classes"] = {"chat": {"slo": {"tpot_ms": 50}}}
+    assert winners.notes(found) == [told]
 
 
 def test_the_report_has_it_and_a_text_beside_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from ..catalog import PARTS, text_of, text_of_half
+from ..catalog import ANEW, PARTS, text_of, text_of_half
 from ..variants import Variant
 from . import style
 from .style import Plot
@@ -26,7 +26,7 @@ MOST_OF_MEDIAN = 5
 CAPTION = (
     "Mean over finished requests; the parts add up to the mean end-to-end latency, written at the end of each bar; "
     "» marks one that is cut. "
-    "A long grey part is waiting for a place, a red one time lost to preemption."
+    "A long grey part is waiting for a place, a red one time lost to preemption or to queueing anew."
 )
 
 
@@ -40,7 +40,7 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
     rates, look = style.rates_of(variants), style.looks(variants)
     spent = {variant: variant.parts_s() for variant in variants}
     shown = [p for i, p in enumerate(PARTS) if i < 3 or any((parts[p] or 0.0) > 0 for parts in spent.values())]
-    handles = [Patch(color=SHADES[part], label=PARTS[part]) for part in shown]
+    handles = [Patch(color=SHADES[part], label=label(part, spent)) for part in shown]
     columns = min(4, len(rates)) if len(rates) != 3 else 3
     height = 0.95 + 0.36 * max(2, len(look))
     note = style.note_of(variants)
@@ -56,6 +56,12 @@ def _draw(variants: Sequence[Variant], title: str) -> Figure:
         if i + columns >= len(rates):
             axes.set_xlabel("mean time of a request (s)")
     return figure
+
+
+def label(part: str, spent: dict[Variant, dict[str, float | None]]) -> str:
+    """One for all bars: those that were preempted and those that queued anew have one colour."""
+    names = {variant.called(part) for variant, parts in spent.items() if parts[part]}
+    return names.pop() if len(names) == 1 else f"{PARTS[part]} or {ANEW}" if names else PARTS[part]
 
 
 def _end(totals: Sequence[float]) -> float:

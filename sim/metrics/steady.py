@@ -24,6 +24,7 @@ STEADY = (
     *("waiting_at_last_arrival", "waiting_growth_per_s"),
 )
 """Fields of summary.json that are made here."""
+NOBODY = np.empty(0)
 QUARTERS = 4
 SPREADS = 2.0
 """A queue longer than this many times what chance explains at capacity."""
@@ -46,12 +47,13 @@ def steady_state(
     end_s: float,
     offered_per_s: float | None = None,
     engines: int = 1,
+    refused_s: np.ndarray = NOBODY,
 ) -> dict[str, Any]:
     """`verdict`, `verdict_evidence` and the numbers behind it, of the requests that were not refused.
 
     Times in seconds, NaN where it did not happen; `work` is what some typical requests ask for, in any unit. The
     window is that of the arrivals, from `warmup_s` on. `offered_per_s` is the rate of arrivals that are independent of
-    each other, where it is known.
+    each other, where it is known. `refused_s` is when the refused ones came, who are told and not judged.
     """
     order = np.argsort(arrival_s, kind="stable")
     arrival_s = arrival_s[order]
@@ -62,13 +64,14 @@ def steady_state(
     found["verdict"], found["verdict_evidence"] = NOTHING, "no request was served"
     if not count or not np.isfinite(late[0]).any():
         return found
+    refused_s = refused_s[(refused_s >= warmup_s) & (refused_s <= end_s)]
     began, last = float(arrival_s[inside][0]), float(arrival_s[inside][-1])
     span = last - began
     finished = int(np.count_nonzero((late[1] <= last) & inside))
     found["waiting_at_last_arrival"] = waiting = int(np.count_nonzero(inside & (arrival_s < last) & (late[0] > last)))
     if not span:
-        together = f"all {count:,} requests came at once" if count > 1 else "one request came"
-        return found | {"verdict": DRAINED, "verdict_evidence": f"{together}, so there is no steady state"}
+        text = f"{_together(count, began, refused_s)}, so there is no steady state"
+        return found | {"verdict": DRAINED, "verdict_evidence": text}
 
     at = np.linspace(began, last, 64 * QUARTERS + 1)[1:]
     came = np.searchsorted(arrival_s, at, side="right")
@@ -87,30 +90,41 @@ def steady_state(
     steady_growth = spread[3] - spread[2] > 0.5 * (spread[1] - spread[0])
     steady_growth &= spread[3] - spread[2] > SPREADS * chance / np.sqrt(QUARTERS)
     swells = bool(_rises(inside_system) and steady_growth and finished >= SERVED * count)
-    rates = f"{count / span:,.3g} requests/s came, {finished / span:,.3g} ended while they came"
+    accepted = " accepted" if len(refused_s) else ""
+    those, ones = f"{count:,}{accepted} requests", f"{count:,}{accepted and ' accepted ones'}"
+    rates = f"{count / span:,.3g}{accepted} requests/s came, {finished / span:,.3g} ended while they came"
     if full and full.short > max(FEWEST, SPREADS * full.chance) and not grows and not swells:
         text = (
             f"some waited all the time from {full.since_s:,.4g} s on: {full.offered_per_s:,.3g} requests/s were offered"
         )
-        text = f"{text}, {full.admitted_per_s:,.3g} admitted; {waiting:,} waited when the last of {count:,} arrived"
+        text = f"{text}, {full.admitted_per_s:,.3g} admitted; {waiting:,} waited when the last of {ones} arrived"
         return found | {"verdict": ABOVE, "verdict_evidence": text}
     if grows or swells:
         what = f"{waiting:,} waited" if grows else f"{int(inside_system[-1]):,} were under way"
         growing = slope if grows else float(np.polyfit(at - at.mean(), inside_system, 1)[0])
-        text = f"{what} when the last of {count:,} arrived, {growing:+,.3g} a second: {rates}"
+        text = f"{what} when the last of {ones} arrived, {growing:+,.3g} a second: {rates}"
         return found | {"verdict": ABOVE, "verdict_evidence": text}
     if finished < SERVED * count:
-        text = (
-            f"{finished:,} of {count:,} requests had ended when the last arrived, after {span:,.3g} s: too few to tell"
-        )
+        text = f"{finished:,} of {those} had ended when the last arrived, after {span:,.3g} s: too few to tell"
         return found | {"verdict": DRAINED, "verdict_evidence": f"{text} a steady state"}
-    many = f"{waiting:,} of {count:,} requests waited" if waiting else f"none of {count:,} requests waited"
+    many = f"{waiting:,} of {those} waited" if waiting else f"none of {those} waited"
     short = ""
     if finished < SURE * count:
         short = "; so many were still under way that a longer run would tell more surely"
     elif full:
         short = f"; some waited all the time from {full.since_s:,.4g} s on, so a longer run would tell more surely"
     return found | {"verdict": STABLE, "verdict_evidence": f"{many} when the last arrived; {rates}{short}"}
+
+
+def _together(count: int, at_s: float, refused_s: np.ndarray) -> str:
+    """Of `count` that were accepted, all at one time, and those that were refused, then or at other times."""
+    every = count + len(refused_s)
+    if (refused_s != at_s).any():
+        one = f"only one of {every:,} requests was accepted"
+        return one if count == 1 else f"the only {count:,} of {every:,} requests that were accepted came at once"
+    if every == 1:
+        return "one request came"
+    return f"all {every:,} requests came at once" + (f", {len(refused_s):,} of them refused" if len(refused_s) else "")
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,8 @@ class _Requests:
         if offered_per_s is not None and len(taken):
             offered_per_s *= float(taken.mean())
         times = self.arrival_s[taken], scheduled_s, self.finish_s[taken]
-        return steady_state(*times, work, self.warmup_s, self.end_s, offered_per_s, engines)
+        refused_s = self.arrival_s[~taken]
+        return steady_state(*times, work, self.warmup_s, self.end_s, offered_per_s, engines, refused_s)
 
     def warmup_by_mser5(self) -> float | None:
         """Where the warm-up ends, by the E2E latencies in order of arrival."""
