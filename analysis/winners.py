@@ -138,8 +138,8 @@ def notes(found: Sequence[Variant]) -> list[str]:
         would = f"About {most} replications" if all(counts) else "Many more replications"
         what = ", ".join(dict.fromkeys(name for name, _ in open_))
         told.append(
-            f"Not decided ({what}): their intervals leave open whether there is a difference. {would} would decide, if they "
-            "vary as these do (--replications)."
+            f"Not decided ({what}): their intervals leave open whether there is a difference. {would} would decide,"
+            " if they vary as these do (--replications)."
         )
     return told
 
