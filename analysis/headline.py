@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from sim.errors import listed
+
 from . import catalog, facts, served, winners
 from .judge import Judgement, Standing, standing
 from .plots.style import rate_name, rates_of
@@ -16,17 +18,17 @@ KEPT = 0.99
 
 def headline(found: Sequence[Variant]) -> str:
     """One sentence, whatever there is: several policies or one, several rates or one, with an SLO or without."""
-    served = [variant for variant in found if variant.value("finished")]
-    if not served:
+    finishing = [variant for variant in found if variant.value("finished")]
+    if not finishing:
         return "No request finished, so there is nothing to compare."
-    with_slo = any(variant.value("request_goodput") is not None for variant in served)
+    with_slo = any(variant.value("request_goodput") is not None for variant in finishing)
     if len({variant.label for variant in found}) == 1:
-        return _alone(served, with_slo)
-    if len({variant.label for variant in served}) == 1:
-        return f"Only {served[0].label} finishes any request. {_alone(served, with_slo)}"
+        return _alone(finishing, with_slo)
+    if len({variant.label for variant in finishing}) == 1:
+        return f"Only {finishing[0].label} finishes any request. {_alone(finishing, with_slo)}"
     if with_slo:
-        return _by_goodput(served)
-    return _at_one_rate(served, rates_of(served)[-1], with_slo)
+        return _by_goodput(finishing)
+    return _at_one_rate(finishing, rates_of(finishing)[-1], with_slo)
 
 
 def verdicts(found: Sequence[Variant]) -> list[str]:
@@ -95,7 +97,7 @@ def _at_one_rate(found: Sequence[Variant], rate: float | None, with_slo: bool) -
             level = [each.other for each in stands.of_kind("level")]
             mine = [variant for variant in mine if variant is stands.first or variant in level]
             are = "are level in goodput, the best" if len(mine) > 1 else "has the highest goodput"
-            lead = f"{_and([variant.label for variant in mine])} {are}{at} with {catalog.text_of(best)} requests/s"
+            lead = f"{listed([variant.label for variant in mine])} {are}{at} with {catalog.text_of(best)} requests/s"
             lead += f" within the SLO of {_slo(mine[0])}; by"
             undecided = f" In goodput {_undecided(open_)}." if open_ else ""
     if not mine:
@@ -125,7 +127,7 @@ def _outcome(stands: Standing) -> str:
         what = f"{times[0]} against {told.other.label}'s {times[1]}"
     level = [each.other.label for each in stands.of_kind("level")]
     if level:
-        return f"{word} {_and([first.label, *level])} are level too: {what}"
+        return f"{word} {listed([first.label, *level])} are level too: {what}"
     if told.kind == "undecided" or stands.of_kind("undecided"):
         open_ = stands.of_kind("undecided")
         return f"{word} {first.label} is first, but not for certain: {what}; {_undecided(open_)}"
@@ -134,7 +136,7 @@ def _outcome(stands: Standing) -> str:
 
 def _undecided(told: Sequence[Judgement]) -> str:
     """`3 replications do not decide between it and b (0.36 to 1.8 times); about 9 would`."""
-    names = _and([f"{each.other.label} ({each.span})" for each in told])
+    names = listed([f"{each.other.label} ({each.span})" for each in told])
     counts = [each.needed for each in told]
     would = f"about {max(count or 0 for count in counts)} would" if all(counts) else "many more would"
     return f"{len(told[0].other.runs)} replications do not decide between {told[0].first.label} and {names}; {would}"
@@ -218,10 +220,6 @@ def _time(variant: Variant, metric: str) -> str:
     unit, factor = ("s", 1e-3) if (value or 0.0) >= 1000 else ("ms", 1.0)
     interval = f" ± {catalog.text_of_half(value, half, factor)}" if half else ""
     return f"{catalog.text_of(None if value is None else value * factor)}{interval} {unit}"
-
-
-def _and(names: Sequence[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
 
 
 def _where(variant: Variant, rates: Sequence[float | None]) -> str:

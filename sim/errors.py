@@ -5,7 +5,7 @@ value. A `ScenarioError` is the finished message for the user, `place: path: wha
 of the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,6 +31,11 @@ class Complaint(ValueError):
 
 def dotted(path: Path) -> str:
     return ".".join(str(part) for part in path)
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`"""
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def show(value: Any, most: int = 60) -> str:

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic import Field as ModelField
 
 from .checking import Section, accepted, explain, kind_of, number_hint
-from .errors import Complaint, show, suggest
+from .errors import Complaint, listed, show, suggest
 
 PACKAGES = {
     "policy": ".policies",
@@ -181,9 +181,8 @@ def _checked(kind: str, name: str, cls: type, params: dict[str, Any]) -> BaseMod
         return model.model_validate(params)
     except ValidationError as error:
         complaint = explain(error, model, params, f"the {WORDS[kind]} {name}")
-        raise hinted(
-            complaint, _elsewhere(kind, cls, str(complaint.path[0])) if len(complaint.path) == 1 else ""
-        ) from None
+        where = _elsewhere(kind, cls, str(complaint.path[0])) if len(complaint.path) == 1 else ""
+        raise hinted(complaint, where) from None
 
 
 def hinted(complaint: Complaint, where: str) -> Complaint:
@@ -221,11 +220,6 @@ def _in_other_words(key: str) -> str:
     engines = {name: getattr(get("policy", name), "named_otherwise", {}).get(key) for name in names("policy")}
     owners = [name for name, said in engines.items() if said]
     return f"{listed(owners)} has it; in a scenario it is {engines[owners[0]]}" if owners else ""
-
-
-def listed(words: list[str]) -> str:
-    """a, b and c"""
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 @cache

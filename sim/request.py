@@ -119,6 +119,7 @@ class Sequence:
         self.limit = min(self.limit, allowed)
         self.outputs = min(self.limit, rest)
         self.later = (rest - self.outputs, allowed - self.limit) if rest > self.outputs else None
+        self.stops = self.outputs < self.limit
         self.computed, self.state, self.last_step = 0, WAITING, None
         if self.runs is not None:
             self.runs = content(self.request, self.prompt - self.request.prompt_tokens + self.outputs + 1)

@@ -48,10 +48,10 @@ def run(options: argparse.Namespace) -> int:
     if not root.is_dir():
         raise ScenarioError(f"--data: {root}: no such folder")
     calibration = find_calibration(options.calibration, None)
-    usual = "torch" if (root / "device.json").is_file() else "vllm"
+    own = (root / "device.json").is_file()  # one measured shape, which the forms were fitted for
+    usual = "torch" if own else "vllm"
     engine = options.engine or (usual if calibration.engine == "any" else calibration.engine)
     gpu = _gpu(options.gpu, calibration, root)
-    own = (root / "device.json").is_file()  # one measured shape, which the forms were fitted for
     points, notes = checked(root, gpu, calibration, engine, options.all, options.wide or own)
     if points.empty:
         raise ScenarioError(f"{root}: nothing to check {calibration.name} with on {gpu.name}; " + "; ".join(notes))
